@@ -1,0 +1,104 @@
+"""Message networking for Trio: servers and clients that exchange messages over byte streams."""
+
+from ._buffer import ReceiveBuffer
+from ._client import open_connection, open_tcp_connection, open_unix_connection
+from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer
+from ._connection import (
+    CloseReason,
+    Connection,
+    ConnectionStatistics,
+    HandshakeTimeoutError,
+    IdleTimeoutError,
+    MessageTimeoutError,
+    QueueFullError,
+)
+from ._delimited import (
+    Delimited,
+    DelimitedReader,
+    DelimitedWriter,
+    Lines,
+    LinesReader,
+    LinesWriter,
+)
+from ._errors import (
+    BytetalkError,
+    EncodeError,
+    IncompleteMessageError,
+    MessageTooLargeError,
+    ProtocolError,
+)
+from ._events import (
+    ClientConnected,
+    ClientDisconnected,
+    Event,
+    EventEmitter,
+    ListenerHandle,
+    MessageReceived,
+    MessageWritten,
+    Subscription,
+    SubscriptionOverflowError,
+)
+from ._length_prefixed import LengthPrefixed, LengthPrefixedReader, LengthPrefixedWriter
+from ._limits import LimitOptions, Limits
+from ._server import BroadcastResult, Handler, Server, ServerStatistics
+from ._transport import GivenUpError, SendTimeoutError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NEED_DATA",
+    "BroadcastResult",
+    "Buffer",
+    "BytetalkError",
+    "ClientConnected",
+    "ClientDisconnected",
+    "CloseReason",
+    "Codec",
+    "Connection",
+    "ConnectionStatistics",
+    "Delimited",
+    "DelimitedReader",
+    "DelimitedWriter",
+    "EncodeError",
+    "Event",
+    "EventEmitter",
+    "GivenUpError",
+    "Handler",
+    "HandshakeTimeoutError",
+    "IdleTimeoutError",
+    "IncompleteMessageError",
+    "LengthPrefixed",
+    "LengthPrefixedReader",
+    "LengthPrefixedWriter",
+    "LimitOptions",
+    "Limits",
+    "Lines",
+    "LinesReader",
+    "LinesWriter",
+    "ListenerHandle",
+    "MessageReceived",
+    "MessageTimeoutError",
+    "MessageTooLargeError",
+    "MessageWritten",
+    "NeedData",
+    "ProtocolError",
+    "QueueFullError",
+    "Reader",
+    "ReceiveBuffer",
+    "SendTimeoutError",
+    "Server",
+    "ServerStatistics",
+    "Subscription",
+    "SubscriptionOverflowError",
+    "Writer",
+    "open_connection",
+    "open_tcp_connection",
+    "open_unix_connection",
+]
+
+# Names are shown as users import them, not by the modules that happen to hold them.
+for _name in __all__:
+    _object = globals()[_name]
+    if getattr(_object, "__module__", "").startswith(__name__ + "._"):
+        _object.__module__ = __name__
+del _name, _object

@@ -1,0 +1,142 @@
+"""Waiting for sockets through one edge-triggered epoll (Linux) for all connections of a Trio run.
+
+`trio.lowlevel.wait_readable` arms Trio's own epoll anew for every wait, a system call each time.
+Here a socket is registered once, and a single system task waits, through Trio, for the epoll
+itself, and reschedules the tasks whose sockets have something. Under load one wake-up of that task
+serves many connections.
+
+Edge-triggered means that an event is told once: whoever has seen one must try until the operation
+would block, or transfers less than asked (see epoll(7), questions 9 and 10), before waiting again.
+`Readiness.readable` and `Readiness.writable` keep account of that.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+
+import attrs
+import trio
+
+EPOLL_AVAILABLE = sys.platform == "linux"
+
+if EPOLL_AVAILABLE:
+    _READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+
+
+@attrs.define(eq=False)
+class Readiness:
+    """What is known of one registered socket, and the tasks that wait for it, one each way."""
+
+    readable: bool = attrs.field(default=False, init=False)
+    """Whether a read might not block. (Data that is there already makes the first event.)"""
+
+    writable: bool = attrs.field(default=True, init=False)
+    """Whether a write might not block."""
+
+    hung_up: bool = attrs.field(default=False, init=False)
+    """Whether the end of the stream, or an error, is known to stand behind the data."""
+
+    _hub: _Hub
+    _fd: int
+    _watches_writable: bool = attrs.field(default=False, init=False)
+    _read_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _write_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+
+    async def wait_readable(self) -> None:
+        """Wait until a read might not block, or until `wake_reader`; always a checkpoint."""
+        self._read_task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+
+    async def wait_writable(self) -> None:
+        """Wait until a write might not block, or until `close`; always a checkpoint."""
+        if not self._watches_writable:
+            # Most sockets are never full; those that never were are spared the events. If it is
+            # writable by now, modify() tells that at once.
+            self._watches_writable = True
+            self._hub.epoll.modify(self._fd, _READ_EVENTS | select.EPOLLOUT)
+        self._write_task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_write)
+
+    def wake_reader(self) -> None:
+        """Let a task in `wait_readable` return now."""
+        task = self._read_task
+        if task is not None:
+            self._read_task = None
+            trio.lowlevel.reschedule(task)
+
+    def close(self) -> None:
+        """Unregister, and let the waiting tasks return. To be called while the socket is open."""
+        self._hub.unregister(self._fd)
+        self.wake_reader()
+        self._wake_writer()
+
+    def notify(self, events: int) -> None:
+        """The epoll reported ``events``."""
+        if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+            self.hung_up = self.readable = self.writable = True
+            self.wake_reader()
+            self._wake_writer()
+            return
+        if events & select.EPOLLIN:
+            self.readable = True
+            self.wake_reader()
+        if events & select.EPOLLOUT:
+            self.writable = True
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        task = self._write_task
+        if task is not None:
+            self._write_task = None
+            trio.lowlevel.reschedule(task)
+
+    def _abort_read(self, _: object) -> trio.lowlevel.Abort:
+        self._read_task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _abort_write(self, _: object) -> trio.lowlevel.Abort:
+        self._write_task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+@attrs.define(eq=False)
+class _Hub:
+    epoll: select.epoll = attrs.field(factory=select.epoll)
+    registered: dict[int, Readiness] = attrs.field(factory=dict)
+
+    def unregister(self, fd: int) -> None:
+        del self.registered[fd]
+        if not self.epoll.closed:  # it is, when the run is over and its last tasks clean up
+            self.epoll.unregister(fd)
+
+    async def run(self) -> None:
+        registered = self.registered
+        with self.epoll:
+            poll = self.epoll.poll
+            fd = self.epoll.fileno()
+            while True:
+                await trio.lowlevel.wait_readable(fd)
+                for ready, events in poll(0):
+                    registered[ready].notify(events)
+
+
+_hub: trio.lowlevel.RunVar[_Hub] = trio.lowlevel.RunVar("trio_bytetalk._epoll.hub")
+
+
+def register(fd: int) -> Readiness:
+    """Register a non-blocking socket's descriptor with this Trio run's epoll.
+
+    Raises:
+      OSError: if the system's limit of watched descriptors is reached.
+    """
+    try:
+        hub = _hub.get()
+    except LookupError:
+        hub = _Hub()
+        _hub.set(hub)
+        trio.lowlevel.spawn_system_task(hub.run, name="trio_bytetalk: epoll")
+    readiness = Readiness(hub, fd)
+    hub.epoll.register(fd, _READ_EVENTS)
+    hub.registered[fd] = readiness
+    return readiness

@@ -1,0 +1,34 @@
+"""The exceptions of the package that know nothing of Trio.
+
+Where Trio has an exception for a situation (`trio.EndOfChannel`, `trio.ClosedResourceError`,
+`trio.BrokenResourceError`, `trio.BusyResourceError`, `trio.WouldBlock`), Trio's is raised.
+"""
+
+from __future__ import annotations
+
+
+class BytetalkError(Exception):
+    """The base of all exceptions that this package defines."""
+
+
+class ProtocolError(BytetalkError):
+    """The peer sent what the protocol does not allow.
+
+    A `Reader` raises this, or a subclass of its own, and nothing else, for bytes that cannot be
+    a message.
+    """
+
+
+class MessageTooLargeError(ProtocolError):
+    """The peer announced, or went on sending, a message over the codec's ``max_size``."""
+
+
+class IncompleteMessageError(ProtocolError):
+    """The peer finished in the middle of a message."""
+
+
+class EncodeError(BytetalkError):
+    """A message that this protocol cannot represent was given to be sent.
+
+    It is raised before anything is queued; the connection stays usable.
+    """

@@ -1,0 +1,653 @@
+"""`Server`: listeners, one task for each connection, and stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import Any, Final, Generic, Literal, TypeVar, Unpack, cast, overload
+
+import attrs
+import trio
+
+from ._codec import Buffer, Codec, ReceiveT, SendT
+from ._connection import (
+    CloseReason,
+    Connection,
+    QueueFullError,
+    address_of,
+    check_ssl_context,
+    handshake,
+    wrap_tls,
+)
+from ._errors import BytetalkError
+from ._events import (
+    BUFFER_SIZE,
+    ClientConnected,
+    ClientDisconnected,
+    ConnectionHook,
+    Event,
+    EventEmitter,
+    MessageHook,
+    MessageReceived,
+    MessageWritten,
+    Overflow,
+    Subscription,
+    check_async,
+    deliver,
+)
+from ._length_prefixed import LengthPrefixed
+from ._limits import LimitOptions, Limits
+from ._listeners import open_tcp_listeners, open_unix_listener
+
+_logger = logging.getLogger("trio_bytetalk.server")
+
+# accept() fails with these when the process or the system has run out of something. Waiting helps,
+# if connections end meanwhile; trio.serve_listeners waits as long.
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_PAUSE: Final = 0.1
+
+Handler = Callable[[Connection[SendT, ReceiveT]], Awaitable[object]]
+_ConnectHookT = TypeVar("_ConnectHookT", bound=Callable[[Any], Awaitable[object]])
+_MessageHookT = TypeVar("_MessageHookT", bound=Callable[[Any, Any], Awaitable[object]])
+_ListenerT = TypeVar("_ListenerT", bound=trio.abc.Listener[Any])
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatistics:
+    """Numbers of a server, as of the moment that `Server.statistics` was called."""
+
+    connections: int
+    """Connections open now."""
+    connections_total: int
+    """Connections ever made."""
+    messages_received: int
+    messages_sent: int
+    bytes_received: int
+    bytes_sent: int
+    broadcasts_skipped: int
+    """How many times `Server.broadcast` left out a connection because its queue was full."""
+
+
+@attrs.frozen(kw_only=True)
+class BroadcastResult:
+    """What became of one `Server.broadcast`."""
+
+    queued: int
+    """For how many connections the message was queued."""
+    skipped: int
+    """How many were left out, or disconnected, because their queue was full."""
+
+
+@attrs.define(eq=False)
+class _Run:
+    """One call of a ``serve_`` method."""
+
+    accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    serving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    stopping: bool = False
+
+
+@attrs.define
+class _Totals:
+    """What the connections that have ended add to the statistics."""
+
+    connections: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+
+    def add(self, connection: Connection[Any, Any]) -> None:
+        numbers = connection.statistics()
+        self.connections += 1
+        self.messages_received += numbers.messages_received
+        self.messages_sent += numbers.messages_sent
+        self.bytes_received += numbers.bytes_received
+        self.bytes_sent += numbers.bytes_sent
+
+
+class Server(Generic[SendT, ReceiveT]):
+    """Serves connections, each in a task of its own.
+
+    Args:
+      handler: An async function that is called with each `Connection`; the connection is closed
+          when it returns. Without one, messages are received and left to the hooks.
+      codec: The protocol that connections begin with.
+      max_connections: How many connections are served at once; further ones wait in the
+          listeners' backlog. No limit by default.
+      forward_messages: Whether this server's ``message_received`` and ``message_written`` hear
+          every connection. If not, they hear those that are forwarded by hand:
+          ``connection.message_received.connect(server.message_received)``.
+      limits: The settings of `Limits`, each as a keyword argument.
+
+    Raises:
+      TypeError, ValueError: for a wrong setting, which the message names.
+
+    An exception of a handler or a hook ends its connection, is that connection's
+    ``close_reason``, and is logged, with its traceback, to the logger ``trio_bytetalk.server``. A
+    peer's fault is logged without one. Other connections are not affected.
+    """
+
+    client_connected: EventEmitter[ClientConnected]
+    """Hears of a connection before all else: its hooks may choose the protocol."""
+
+    client_disconnected: EventEmitter[ClientDisconnected]
+    """Hears that a connection has ended, after all else."""
+
+    message_received: EventEmitter[MessageReceived]
+    """Hears of each message that is delivered."""
+
+    message_written: EventEmitter[MessageWritten]
+    """Hears of each message that the operating system has taken as a whole."""
+
+    @overload
+    def __init__(
+        self: Server[Buffer, bytes],
+        handler: Handler[Buffer, bytes] | None = None,
+        *,
+        max_connections: int | None = None,
+        forward_messages: bool = True,
+        **limits: Unpack[LimitOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        handler: Handler[SendT, ReceiveT] | None = None,
+        *,
+        codec: Codec[SendT, ReceiveT],
+        max_connections: int | None = None,
+        forward_messages: bool = True,
+        **limits: Unpack[LimitOptions],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        handler: Handler[Any, Any] | None = None,
+        *,
+        codec: Codec[Any, Any] | None = None,
+        max_connections: int | None = None,
+        forward_messages: bool = True,
+        **limits: Unpack[LimitOptions],
+    ) -> None:
+        if handler is not None:
+            check_async("handler", handler)
+        if codec is not None and not isinstance(codec, Codec):
+            raise TypeError(f"codec must be a Codec, not {codec!r}")
+        if max_connections is not None and type(max_connections) is not int:
+            raise TypeError(
+                f"max_connections must be a whole number or None, not {max_connections!r}"
+            )
+        if max_connections is not None and max_connections < 1:
+            raise ValueError(f"max_connections must be 1 or more, not {max_connections!r}")
+        self.handler: Handler[SendT, ReceiveT] | None = handler
+        self.codec: Codec[SendT, ReceiveT] = cast(Any, LengthPrefixed()) if codec is None else codec
+        self.max_connections = max_connections
+        self.forward_messages = forward_messages
+        self.limits = Limits(**limits)
+        self.client_connected = EventEmitter()
+        self.client_disconnected = EventEmitter()
+        self.message_received = EventEmitter()
+        self.message_written = EventEmitter()
+        self._connections: set[Connection[SendT, ReceiveT]] = set()
+        self._runs: set[_Run] = set()
+        self._serving = 0
+        self._room = trio.lowlevel.ParkingLot()
+        self._ended = _Totals()
+        self._broadcasts_skipped = 0
+
+    # -- hooks and events
+
+    def on_connect(self, hook: _ConnectHookT) -> _ConnectHookT:
+        """Decorator: ``async def hook(connection)`` is awaited before a connection is served.
+
+        It is the place to choose the connection's protocol and set its context.
+        """
+        self.client_connected.connect(ConnectionHook(hook))
+        return hook
+
+    def on_disconnect(self, hook: _ConnectHookT) -> _ConnectHookT:
+        """Decorator: ``async def hook(connection)`` is awaited after a connection has ended.
+
+        It is called exactly once for each connection, also when the server is cancelled; it has
+        ``close_timeout`` seconds then.
+        """
+        self.client_disconnected.connect(ConnectionHook(hook))
+        return hook
+
+    def on_message(self, hook: _MessageHookT) -> _MessageHookT:
+        """Decorator: ``async def hook(connection, message)`` is awaited for each message received.
+
+        The next message of that connection is not received before it returns.
+        """
+        self.message_received.connect(MessageHook(hook))
+        return hook
+
+    def events(
+        self, *, buffer_size: int = BUFFER_SIZE, overflow: Overflow = "wait"
+    ) -> Subscription[Event]:
+        """Subscribe to all four emitters at once; one stream, in order.
+
+        The arguments are those of `EventEmitter.subscribe`.
+        """
+        return Subscription(
+            buffer_size,
+            overflow,
+            self._emitters,
+        )
+
+    @property
+    def _emitters(self) -> tuple[EventEmitter[Any], ...]:
+        return (
+            self.client_connected,
+            self.client_disconnected,
+            self.message_received,
+            self.message_written,
+        )
+
+    # -- serving
+
+    async def serve_tcp(
+        self,
+        port: int,
+        *,
+        host: str | None = None,
+        backlog: int | None = None,
+        reuse_port: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen on a TCP port and serve until stopped or cancelled.
+
+        With ``await nursery.start(server.serve_tcp, 0)`` you get the listeners when connections
+        are being accepted.
+
+        Args:
+          port: The port; 0 has the system choose one, for each address another.
+          host: The name or address to listen on; all of the machine's by default.
+          backlog: How many connections may wait to be accepted; by default as many as the system
+              allows.
+          reuse_port: Whether other processes may listen on the same port, and share its connections
+              (``SO_REUSEPORT``, where the system has it).
+          ssl_context: Serve TLS. Each handshake is done in its connection's task.
+
+        Raises:
+          OSError: if the port cannot be listened on; the message says which, and why.
+        """
+        with self._run() as run:
+            _check_server_context(ssl_context)
+            listeners = await open_tcp_listeners(port, host, backlog, reuse_port)
+            await self._serve(run, listeners, ssl_context, task_status)
+
+    async def serve_unix(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        backlog: int | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen on a Unix socket and serve until stopped or cancelled.
+
+        The socket's file is removed at the end. One that a dead server left behind is replaced.
+
+        Raises:
+          OSError: if the path cannot be listened on; the message says why.
+        """
+        with self._run() as run:
+            _check_server_context(ssl_context)
+            async with open_unix_listener(path, backlog) as listener:
+                await self._serve(run, [listener], ssl_context, task_status)
+
+    async def serve_listeners(
+        self,
+        listeners: Sequence[_ListenerT],
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        task_status: trio.TaskStatus[list[_ListenerT]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve any Trio listeners until stopped or cancelled, and close them."""
+        with self._run() as run:
+            _check_server_context(ssl_context)
+            await self._serve(run, list(listeners), ssl_context, task_status)
+
+    async def serve_stream(
+        self, stream: trio.abc.Stream, *, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        """Serve one connected Trio stream in the current task, until the connection ends.
+
+        The stream may be anything: one end of an in-memory pair, the pipes to a subprocess, an
+        inherited socket. It is closed at the end.
+        """
+        with self._run() as run, run.serving:
+            _check_server_context(ssl_context)
+            self._serving += 1
+            await self._serve_connection(run, stream, ssl_context)
+
+    def stop(self, timeout: float | None = 10) -> None:
+        """Stop serving, in order; the ``serve_`` calls return when that is done.
+
+        No more connections are accepted. Each connection's iterator ends after the messages that
+        have arrived; what its handler sends is flushed, and it is closed. Connections that are not
+        done after ``timeout`` seconds are cancelled; None is no limit.
+
+        This does not wait, so it can be called from anywhere in the Trio thread: a hook, a handler,
+        a task that waits for signals. Calling it again may shorten the time, ``stop(0)`` ends it
+        at once; a server that is not running stays as it is.
+        """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+        for run in self._runs:
+            run.stopping = True
+            run.accepting.cancel()
+            if timeout is not None:
+                deadline = trio.current_time() + timeout
+                run.serving.deadline = min(run.serving.deadline, deadline)
+        for connection in self._connections:
+            connection._stop()
+
+    def broadcast(
+        self,
+        message: SendT,
+        *,
+        exclude: Connection[SendT, ReceiveT] | Collection[Connection[SendT, ReceiveT]] = (),
+        when_full: Literal["skip", "close"] = "skip",
+    ) -> BroadcastResult:
+        """Send a message to every connection, without waiting for any.
+
+        It is encoded once for each codec in use, and written at the scheduler's next turn. Two
+        broadcasts reach every connection in the order of the calls.
+
+        Args:
+          exclude: A connection, or several, to be left out.
+          when_full: What becomes of a connection that has more than ``write_buffer_size`` bytes
+              queued: ``"skip"`` leaves it out, ``"close"`` gives it up with `QueueFullError`.
+
+        Raises:
+          EncodeError: if a codec in use cannot represent the message. Nothing was queued then.
+
+        Connections whose ``on_connect`` hooks are still at work are left out: their protocol is
+        not settled.
+        """
+        if when_full not in ("skip", "close"):
+            raise ValueError(f"when_full must be 'skip' or 'close', not {when_full!r}")
+        excluded = (exclude,) if isinstance(exclude, Connection) else exclude
+        frames: dict[Codec[SendT, ReceiveT], Sequence[Buffer]] = {}
+        to_queue = [
+            (connection, connection._frame_for_broadcast(message, frames))
+            for connection in self._connections
+            if connection._settled and not connection._closed and connection not in excluded
+        ]
+        queued = skipped = 0
+        for connection, pieces in to_queue:
+            outcome = connection._queue_broadcast(pieces, message)
+            if outcome is True:
+                queued += 1
+            elif outcome is False:
+                skipped += 1
+                if when_full == "close":
+                    connection._give_up(
+                        QueueFullError(
+                            "the connection had no room for a broadcast; "
+                            "the settings are write_buffer_size and when_full"
+                        )
+                    )
+        self._broadcasts_skipped += skipped
+        return BroadcastResult(queued=queued, skipped=skipped)
+
+    # -- looking
+
+    @property
+    def connections(self) -> frozenset[Connection[SendT, ReceiveT]]:
+        """The connections that are open now."""
+        return frozenset(self._connections)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any ``serve_`` call is at work, its stopping included."""
+        return bool(self._runs)
+
+    def statistics(self) -> ServerStatistics:
+        """Numbers of this server, as of now, over all its connections ever."""
+        totals = attrs.evolve(self._ended)
+        for connection in self._connections:
+            totals.add(connection)
+        return ServerStatistics(
+            connections=len(self._connections),
+            connections_total=totals.connections,
+            messages_received=totals.messages_received,
+            messages_sent=totals.messages_sent,
+            bytes_received=totals.bytes_received,
+            bytes_sent=totals.bytes_sent,
+            broadcasts_skipped=self._broadcasts_skipped,
+        )
+
+    # -- within
+
+    @contextlib.contextmanager
+    def _run(self) -> Iterator[_Run]:
+        run = _Run()
+        self._runs.add(run)
+        try:
+            yield run
+        finally:
+            self._runs.remove(run)
+            if run.stopping and not self._runs:
+                for emitter in self._emitters:
+                    emitter._end_subscriptions()
+
+    async def _serve(
+        self,
+        run: _Run,
+        listeners: list[_ListenerT],
+        ssl_context: ssl.SSLContext | None,
+        task_status: trio.TaskStatus[list[_ListenerT]],
+    ) -> None:
+        with run.serving:
+            async with trio.open_nursery() as connections:
+                try:
+                    with run.accepting:
+                        async with trio.open_nursery() as acceptors:
+                            for listener in listeners:
+                                acceptors.start_soon(
+                                    self._accept, run, listener, connections, ssl_context
+                                )
+                            task_status.started(listeners)
+                finally:
+                    for listener in listeners:
+                        await trio.aclose_forcefully(listener)
+
+    async def _accept(
+        self,
+        run: _Run,
+        listener: trio.abc.Listener[Any],
+        connections: trio.Nursery,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        exhausted = False
+        while True:
+            await self._wait_for_room()
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return  # closed by its owner: nothing more will come
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                if not exhausted:
+                    exhausted = True
+                    _logger.error("accepting no connections for now: %s", error)
+                await trio.sleep(_ACCEPT_PAUSE)
+                continue
+            if exhausted:
+                exhausted = False
+                _logger.info("accepting connections again")
+            try:
+                # Another listener's connection may have taken the place meanwhile.
+                await self._wait_for_room()
+            except trio.Cancelled:
+                await trio.aclose_forcefully(stream)
+                raise
+            self._serving += 1
+            connections.start_soon(self._serve_connection, run, stream, ssl_context)
+
+    async def _wait_for_room(self) -> None:
+        if self.max_connections is not None:
+            while self._serving >= self.max_connections:
+                await self._room.park()
+
+    async def _serve_connection(
+        self, run: _Run, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None
+    ) -> None:
+        """One connection's task. ``_serving`` counts it already."""
+        try:
+            if ssl_context is not None:
+                secure = await self._secure(stream, ssl_context)
+                if secure is None:
+                    return
+                stream = secure
+            try:
+                connection = Connection(stream, self.codec, self.limits, self)
+            except Exception:
+                # The codec's own code, or a system limit: not a reason to end the server.
+                _logger.exception("no connection with %r", address_of(stream))
+                await trio.aclose_forcefully(stream)
+                return
+            self._connections.add(connection)
+            try:
+                await self._handle(run, connection)
+            finally:
+                self._connections.remove(connection)
+                self._ended.add(connection)
+                await self._tell_of_end(connection)
+        finally:
+            self._serving -= 1
+            self._room.unpark()
+
+    async def _secure(
+        self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext
+    ) -> trio.abc.Stream | None:
+        """Do the TLS handshake; None if it failed, which is logged."""
+        secure = wrap_tls(stream, ssl_context, server_side=True)
+        try:
+            await handshake(secure, self.limits)
+        except trio.BrokenResourceError as error:
+            _logger.warning("no connection with %r: %s", address_of(stream), error)
+            await trio.aclose_forcefully(secure)
+            return None
+        except BaseException:
+            await trio.aclose_forcefully(secure)
+            raise
+        return secure
+
+    async def _handle(self, run: _Run, connection: Connection[SendT, ReceiveT]) -> None:
+        """From the first event to the closed stream."""
+        if run.stopping:
+            connection._stop()
+        try:
+            await self._tell_of_beginning(connection)
+            connection._settled = True
+            if self.handler is not None:
+                await self.handler(connection)
+            else:
+                async for _ in connection:
+                    pass  # the hooks have it
+        except BaseException as error:
+            rest = _judge(connection, error, stopping=run.stopping)
+            if rest is error:
+                raise
+            if rest is not None:
+                raise rest from None
+        finally:
+            await connection.aclose()
+
+    async def _tell_of_beginning(self, connection: Connection[SendT, ReceiveT]) -> None:
+        event = ClientConnected(connection)
+        listeners = self.client_connected._flat_listeners()
+        try:
+            await deliver(event, listeners)
+        finally:
+            # Whatever cuts this short, subscribers will be told of the end, so of this before.
+            listeners = deque(one for one in listeners if isinstance(one, Subscription))
+            await self._tell_the_rest(event, listeners)
+
+    async def _tell_of_end(self, connection: Connection[SendT, ReceiveT]) -> None:
+        event = ClientDisconnected(connection)
+        listeners = self.client_disconnected._flat_listeners()
+        try:
+            if trio.current_effective_deadline() != -math.inf:
+                await _deliver_and_log(event, listeners)
+        finally:
+            await self._tell_the_rest(event, listeners)
+
+    async def _tell_the_rest(
+        self, event: ClientConnected | ClientDisconnected, listeners: deque[Any]
+    ) -> None:
+        """Cancelled or not, tell these listeners; but a cancelled server does not wait long."""
+        if listeners:
+            with trio.move_on_after(self.limits.close_timeout, shield=True):
+                await _deliver_and_log(event, listeners)
+            if listeners:
+                _logger.error("%d listeners did not take %r in time", len(listeners), event)
+
+
+async def _deliver_and_log(event: Any, listeners: deque[Any]) -> None:
+    while listeners:
+        try:
+            await deliver(event, listeners)
+        except Exception:
+            _logger.exception("a hook failed at %r", event)
+
+
+def _judge(
+    connection: Connection[Any, Any], error: BaseException, *, stopping: bool
+) -> BaseException | None:
+    """Decide what ``error`` means for ``connection``, log it, and return what is not its own."""
+    ours: BaseException | None
+    rest: BaseException | None
+    if isinstance(error, BaseExceptionGroup):
+        ours, rest = error.split(Exception)
+    elif isinstance(error, Exception):
+        ours, rest = error, None
+    else:
+        ours, rest = None, error
+
+    if ours is None:
+        if isinstance(error, trio.Cancelled):
+            connection._conclude(CloseReason.SERVER_STOPPED if stopping else CloseReason.CANCELLED)
+        else:
+            connection._conclude(error)
+        return rest
+    leaves = list(_leaves(ours))
+    if all(connection._is_closed_error(leaf) for leaf in leaves):
+        pass  # closed on this side, by another task: the handler has noticed, no more
+    elif all(connection._is_peers_fault(leaf) for leaf in leaves):
+        connection._conclude(leaves[0])
+        # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
+        reset = not isinstance(leaves[0], BytetalkError)
+        _logger.log(
+            logging.INFO if reset else logging.WARNING, "%r ends: %s", connection, leaves[0]
+        )
+    else:
+        connection._conclude(ours)
+        _logger.error("the handler or a hook of %r failed", connection, exc_info=ours)
+    return rest
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _check_server_context(ssl_context: ssl.SSLContext | None) -> None:
+    if ssl_context is not None:
+        check_ssl_context(ssl_context, server_side=True)
