@@ -16,11 +16,28 @@ gathered in a bytearray, so that none costs an object of its own.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import attrs
 
 # Below this a chunk costs less to copy than to keep as an object: a bytes object is some 33 bytes
 # and an allocation of its own, which for two-byte chunks would be twenty times the payload.
 _SMALL_CHUNK = 4096
+
+# So large a gathered chunk may grow. It is copied once more when it becomes the front, and then
+# let go of as a whole, which suits it as it suits a chunk that was received in one piece.
+_GATHER_SIZE = 64 * 1024
+
+
+class _Search(NamedTuple):
+    """How far a `ReceiveBuffer.find` came that found nothing."""
+
+    delimiter: bytes
+    start: int  # that of the buffer; a search that began elsewhere is of no use
+    chunk: int  # the one to go on in: 0 is the front
+    offset: int  # in that chunk
+    searched: int  # how many bytes were looked at
+    tail: bytes  # the last of these, in which a delimiter may have begun
 
 
 @attrs.define(eq=False)
@@ -58,26 +75,27 @@ class ReceiveBuffer:
     _later: list[bytes | bytearray] = attrs.field(factory=list, init=False)
     _later_size: int = attrs.field(default=0, init=False)
 
-    # Where `find` came to: the delimiter, then the front it began in and its start (another front
-    # or start means a search anew), then the chunk to go on in (0 is the front), the offset in
-    # that chunk, and the chunk's distance from the start.
-    _scan: tuple[bytes, bytes, int, int, int, int] | None = attrs.field(default=None, init=False)
+    # Whatever puts another front in the old one's place forgets the search, for its start then
+    # means nothing.
+    _search: _Search | None = attrs.field(default=None, init=False)
 
     def __len__(self) -> int:
         """The number of undecoded bytes."""
         return len(self.data) - self.start + self._later_size
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Append received bytes. A bytearray or memoryview is copied, `bytes` are kept."""
+        """Append received bytes. A bytearray or memoryview is copied: it may be used again."""
+        data = bytes(data)  # no copy where it is bytes already
         if self.start == len(self.data) and not self._later:
-            self.data = bytes(data)  # no copy where it is bytes already
+            self.data = data
             self.start = 0
+            self._search = None
             return
         size = len(data)
         later = self._later
         if size >= _SMALL_CHUNK:
-            later.append(bytes(data))
-        elif later and type(later[-1]) is bytearray and len(later[-1]) < 16 * _SMALL_CHUNK:
+            later.append(data)
+        elif later and type(later[-1]) is bytearray and len(later[-1]) < _GATHER_SIZE:
             later[-1] += data
         else:
             later.append(bytearray(data))
@@ -89,8 +107,7 @@ class ReceiveBuffer:
         Returns:
           None if fewer than ``offset + size`` bytes are there.
         """
-        end = offset + size
-        if not self._reach(end):
+        if not self._reach(offset + size):
             return None
         begin = self.start + offset
         return self.data[begin : begin + size]
@@ -103,22 +120,26 @@ class ReceiveBuffer:
 
         Returns:
           None, with nothing consumed, if fewer than ``skip + size`` bytes are there.
+
+        Raises:
+          ValueError: if ``size`` is negative, as what a peer sent for one may be.
         """
         begin = self.start + skip
         end = begin + size
         data = self.data
-        if end <= len(data):
+        if begin <= end <= len(data):
             self.start = end
             return data[begin:end]
+        if size < 0:
+            raise ValueError(f"size must be 0 or more bytes, not {size}")
         if skip + size > len(self):
             self._want(skip + size)
             return None
-        if skip and begin > len(data):  # even the header reaches behind the front
-            self._reach(skip)
-            begin = self.start + skip
-            data = self.data
+        if skip:
+            self.skip(skip)
+            return self.take(size)
         pieces: list[bytes | bytearray | memoryview] = [memoryview(data)[begin:]]
-        missing = size - len(pieces[0])
+        missing = end - len(data)
         used = 0
         while missing > 0:
             chunk = self._later[used]
@@ -132,11 +153,22 @@ class ReceiveBuffer:
         return message
 
     def skip(self, size: int) -> None:
-        """Consume ``size`` bytes (all there are, if that is fewer) without looking at them."""
-        while size > len(self.data) - self.start and self._later:
-            size -= len(self.data) - self.start
-            self._make_front(1)
-        self.start = min(self.start + size, len(self.data))
+        """Consume ``size`` bytes (all there are, if that is fewer) without looking at them.
+
+        Raises:
+          ValueError: if ``size`` is negative, as what a peer sent for one may be.
+        """
+        if size < 0:
+            raise ValueError(f"size must be 0 or more bytes, not {size}")
+        front: bytes | bytearray = self.data
+        end = self.start + size
+        used = 0
+        while end > len(front) and used < len(self._later):
+            end -= len(front)
+            front = self._later[used]
+            used += 1
+        self._make_front(used)
+        self.start = min(end, len(front))
 
     def find(self, delimiter: bytes) -> int:
         """How many bytes stand in front of the first ``delimiter``; -1 if it is not there.
@@ -144,54 +176,50 @@ class ReceiveBuffer:
         What was searched in vain is remembered, so that the search goes on, when more has
         arrived, where it ended.
         """
-        overlap = len(delimiter) - 1
-        scan = self._scan
-        if (
-            scan is None
-            or scan[0] != delimiter
-            or scan[1] is not self.data
-            or scan[2] != self.start
-        ):
-            index, offset, distance = 0, self.start, -self.start
+        start = self.start
+        search = self._search
+        if search is not None and search.start == start and search.delimiter == delimiter:
+            _, _, index, offset, searched, tail = search
         else:
-            _, _, _, index, offset, distance = scan
+            index, offset, searched, tail = 0, start, 0, b""
+        overlap = len(delimiter) - 1
         while True:
-            chunk = self.data if index == 0 else self._later[index - 1]
-            found = chunk.find(delimiter, offset)
-            if found >= 0:
-                self._scan = None
-                return distance + found
-            offset = max(offset, len(chunk) - overlap)
-            if index == len(self._later):
-                break
-            if overlap and offset < len(chunk):
-                # The delimiter may begin at this chunk's end and reach into the next ones.
-                seam = chunk[offset:]
-                for later in range(index, len(self._later)):
-                    seam += self._later[later][: overlap + len(chunk) - offset - len(seam)]
-                    if len(seam) >= overlap + len(chunk) - offset:
-                        break
+            chunk = self._later[index - 1] if index else self.data
+            if tail:
+                seam = tail + chunk[offset : offset + overlap]
                 found = seam.find(delimiter)
                 if found >= 0:
-                    self._scan = None
-                    return distance + offset + found
-                if len(seam) < overlap + len(chunk) - offset:
-                    break  # the next chunks are still too short to decide: begin here again
-            distance += len(chunk)
+                    return searched - len(tail) + found
+            found = chunk.find(delimiter, offset)
+            if found >= 0:
+                return searched - offset + found
+            searched += len(chunk) - offset
+            tail = (tail + chunk[max(offset, len(chunk) - overlap) :])[-overlap:]
+            offset = len(chunk)
+            if index == len(self._later):
+                break
             index += 1
             offset = 0
-        self._scan = (delimiter, self.data, self.start, index, offset, distance)
-        self._want(len(self) + 1)
+        self._search = _Search(delimiter, start, index, offset, searched, tail)
+        self._want(searched + 1)
         return -1
 
     def compact(self) -> None:
         """Let go of memory held for decoded bytes only; a connection does before it waits."""
-        if self.start == len(self.data) and not self._later:
+        start = self.start
+        if start == len(self.data) and not self._later:
             self.data = b""
             self.start = 0
-        elif self.start > len(self.data) // 2:
-            self.data = self.data[self.start :]
+            self._search = None
+        elif start > len(self.data) // 2:
+            self.data = self.data[start:]
             self.start = 0
+            search = self._search
+            if search is not None and search.start == start:
+                offset = search.offset if search.chunk else len(self.data)
+                self._search = search._replace(start=0, offset=offset)
+            else:
+                self._search = None
 
     def _want(self, size: int) -> None:
         if not self.wanted or size < self.wanted:
@@ -205,6 +233,7 @@ class ReceiveBuffer:
             self._later_size -= sum(map(len, chunks))
             self.data = bytes(chunks[-1])
             self.start = 0
+            self._search = None
 
     def _reach(self, size: int) -> bool:
         """Make at least ``size`` bytes contiguous in the front, if so many are there."""

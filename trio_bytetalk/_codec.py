@@ -14,7 +14,7 @@ from typing import ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 import attrs
 
 from ._buffer import ReceiveBuffer
-from ._errors import IncompleteMessageError
+from ._errors import EncodeError, IncompleteMessageError
 
 SendT = TypeVar("SendT")
 ReceiveT = TypeVar("ReceiveT")
@@ -31,9 +31,11 @@ class NeedData(enum.Enum):
     def __repr__(self) -> str:
         return self.value
 
+    __str__ = __repr__
+
 
 NEED_DATA: Final[Literal[NeedData.NEED_DATA]] = NeedData.NEED_DATA
-"""What `Reader.decode` returns while no whole message is there. Not None: None may be a message."""
+"""What `Reader.decode` returns while no whole message is there, as None may be a message."""
 
 
 @attrs.define(eq=False)
@@ -100,12 +102,16 @@ class Writer(ABC, Generic[SendT]):
         """
 
 
-@attrs.frozen
 class Codec(ABC, Generic[SendT, ReceiveT]):
     """How a protocol frames its messages, shared by any number of connections.
 
     ``SendT`` is what its writers encode, ``ReceiveT`` what its readers decode.
+
+    Subclass it with ``attrs.frozen``: equal codecs must frame alike, for `Server.broadcast` encodes
+    once for all that are equal. A plain class will do too; its instances equal only themselves.
     """
+
+    __slots__ = ()
 
     @abstractmethod
     def reader(self) -> Reader[ReceiveT]:
@@ -114,3 +120,14 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
     @abstractmethod
     def writer(self) -> Writer[SendT]:
         """A new writer, for one connection."""
+
+
+def to_bytes(message: object, codec: str) -> bytes:
+    """What a bytes-like message consists of, copied if it may change while its frame is queued.
+
+    Raises:
+      EncodeError: if it is of another type.
+    """
+    if isinstance(message, bytes | bytearray | memoryview):
+        return bytes(message)
+    raise EncodeError(f"{codec} sends bytes, bytearray or memoryview, not {type(message).__name__}")

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-import codecs
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 
 from ._buffer import ReceiveBuffer
-from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer
+from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
 from ._errors import EncodeError, MessageTooLargeError, ProtocolError
 from ._validators import whole_number
 
 
-def _take_delimited(
-    buffer: ReceiveBuffer, delimiter: bytes, max_size: int, slack: int = 0
-) -> bytes | None:
-    """The bytes in front of the first delimiter, which is consumed too; None if it is not there.
+def _find_end(buffer: ReceiveBuffer, delimiter: bytes, max_size: int, slack: int = 0) -> int:
+    """How many bytes stand in front of the first delimiter; -1 if it has not come.
 
-    ``slack`` is how many bytes more than ``max_size`` may stand in front of the delimiter.
+    ``slack`` is how many more than ``max_size`` they may be.
+
+    Raises:
+      MessageTooLargeError: if they are more, or are going to be. Nothing is consumed.
     """
     length = buffer.find(delimiter)
-    limit = max_size + slack
-    # Without a delimiter, the last bytes there are may be the beginning of one.
-    if length > limit or (length < 0 and len(buffer) - len(delimiter) + 1 > limit):
+    # Without a delimiter, the last bytes that are there may be the beginning of one.
+    least = length if length >= 0 else len(buffer) - len(delimiter) + 1
+    if least > max_size + slack:
         raise MessageTooLargeError(
-            f"the peer sent {len(buffer) if length < 0 else length} bytes "
-            f"{'and no' if length < 0 else 'before the'} delimiter {delimiter!r}; "
-            f"max_size allows {max_size} bytes"
+            f"the peer sent {least} bytes{'' if length >= 0 else ' or more'} before the "
+            f"delimiter {delimiter!r}; max_size allows {max_size} bytes"
         )
-    if length < 0:
-        return None
-    message = buffer.take(length)
-    buffer.skip(len(delimiter))
+    return length
+
+
+def _take(buffer: ReceiveBuffer, length: int, delimiter_size: int) -> bytes:
+    """Consume the message that `_find_end` has found, and its delimiter."""
+    begin = buffer.start
+    end = begin + length
+    data = buffer.data
+    if end + delimiter_size <= len(data):
+        buffer.start = end + delimiter_size
+        return data[begin:end]
+    message = cast(bytes, buffer.take(length))  # not None: that many bytes were searched
+    buffer.skip(delimiter_size)
     return message
 
 
@@ -44,34 +52,33 @@ class DelimitedReader(Reader[bytes]):
     max_size: int
 
     def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
-        message = _take_delimited(buffer, self.delimiter, self.max_size)
-        return NEED_DATA if message is None else message
+        delimiter = self.delimiter
+        length = _find_end(buffer, delimiter, self.max_size)
+        return NEED_DATA if length < 0 else _take(buffer, length, len(delimiter))
 
 
 @attrs.define(eq=False)
-class DelimitedWriter(Writer[Buffer]):
+class DelimitedWriter(Writer[bytes]):
     """The writer of `Delimited`; its ``max_size`` may be changed between two messages."""
 
     delimiter: bytes
     max_size: int
 
     def encode(self, message: Buffer) -> bytes:
-        if not isinstance(message, bytes | bytearray | memoryview):
+        if type(message) is not bytes:
+            message = to_bytes(message, "Delimited")
+        length = len(message)
+        if length > self.max_size:
             raise EncodeError(
-                f"Delimited sends bytes, bytearray or memoryview, not {type(message).__name__}"
+                f"the message has {length} bytes; max_size allows {self.max_size} bytes"
             )
-        frame = bytes(message) + self.delimiter
-        length = len(frame) - len(self.delimiter)
+        frame = message + self.delimiter
         # Looked for in the frame, for the message's end and the delimiter's beginning may make a
         # delimiter together: b"a\r" and b"\r\n" are fine, b"a-" before b"--" is not.
         if frame.find(self.delimiter) != length:
             raise EncodeError(
                 f"the message contains its own delimiter {self.delimiter!r}, or ends in a way that "
                 f"makes one with it: the peer would see another message"
-            )
-        if length > self.max_size:
-            raise EncodeError(
-                f"the message has {length} bytes; max_size allows {self.max_size} bytes"
             )
         return frame
 
@@ -84,7 +91,7 @@ def _delimiter(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> N
 
 
 @attrs.frozen
-class Delimited(Codec[Buffer, bytes]):
+class Delimited(Codec[bytes, bytes]):
     r"""Messages of bytes, each followed by a delimiter, which is not part of the message.
 
     Args:
@@ -115,22 +122,24 @@ class LinesReader(Reader[str]):
     max_size: int
 
     def decode(self, buffer: ReceiveBuffer) -> str | Literal[NeedData.NEED_DATA]:
+        max_size = self.max_size
         # One byte more, for the carriage return that does not count.
-        line = _take_delimited(buffer, b"\n", self.max_size, slack=1)
-        if line is None:
+        length = _find_end(buffer, b"\n", max_size, slack=1)
+        if length < 0:
             return NEED_DATA
+        if length > max_size and buffer.peek(1, max_size) != b"\r":
+            raise MessageTooLargeError(
+                f"the peer sent a line of {length} bytes; max_size allows {max_size} bytes"
+            )
+        line = _take(buffer, length, 1)
         if line[-1:] == b"\r":
             line = line[:-1]
-        elif len(line) > self.max_size:
-            raise MessageTooLargeError(
-                f"the peer sent a line of {len(line)} bytes; max_size allows {self.max_size} bytes"
-            )
         try:
             return line.decode(self.encoding)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise ProtocolError(
-                f"the peer sent a line that is not {self.encoding}: {error.reason} at byte "
-                f"{error.start} ({line[error.start : error.end]!r}); the setting is encoding"
+                f"the peer sent a line that is not {self.encoding}: {error}; "
+                f"the setting is encoding"
             ) from None
 
 
@@ -147,10 +156,9 @@ class LinesWriter(Writer[str]):
             raise EncodeError(f"Lines sends str, not {type(message).__name__}")
         try:
             line = message.encode(self.encoding)
-        except UnicodeEncodeError as error:
+        except UnicodeError as error:
             raise EncodeError(
-                f"the line cannot be written in {self.encoding}: {error.reason} at character "
-                f"{error.start}; the setting is encoding"
+                f"the line cannot be written in {self.encoding}: {error}; the setting is encoding"
             ) from None
         if b"\n" in line:
             raise EncodeError("the line contains a newline: the peer would see two lines")
@@ -164,17 +172,18 @@ class LinesWriter(Writer[str]):
 
 
 def _encoding(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be the name of a text encoding, not {value!r}")
     try:
-        name = codecs.lookup(value).name
-        transparent = "a\r\n".encode(name) == b"a\r\n"
-    except (LookupError, TypeError) as error:
+        transparent = "a\r\n".encode(value) == b"a\r\n"
+    except (LookupError, ValueError) as error:  # the latter for what can encode nothing
         raise ValueError(f"{attribute.name} must name a text encoding: {error}") from None
     if not transparent:
         raise ValueError(f"{attribute.name} must write newlines as ASCII does; {value!r} does not")
 
 
 def _newline(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value not in (b"\n", b"\r\n"):
+    if type(value) is not bytes or value not in (b"\n", b"\r\n"):
         raise ValueError(rf'{attribute.name} must be b"\n" or b"\r\n", not {value!r}')
 
 
@@ -187,6 +196,8 @@ class Lines(Codec[str, str]):
           A line that is not in it is a `ProtocolError`.
       newline: What ends a sent line: ``b"\n"`` or ``b"\r\n"`` (as RFC 5321 and others demand).
       max_size: The largest line accepted and sent, in bytes of its encoding, without the newline.
+
+    A last line that does not end with a newline is an `IncompleteMessageError`.
     """
 
     encoding: str = attrs.field(default="utf-8", validator=_encoding, kw_only=True)

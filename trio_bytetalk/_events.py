@@ -7,10 +7,11 @@ functions awaited by the emitting task).
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final, get_args
 
 import attrs
 import trio
@@ -68,12 +69,13 @@ Event = ClientConnected | ClientDisconnected | MessageReceived | MessageWritten
 """What `Server.events` gives."""
 
 
-@attrs.define(eq=False, on_setattr=[])
+@final
+@attrs.define(eq=False)
 class Subscription(trio.abc.ReceiveChannel[E]):
     """A Trio `~trio.abc.ReceiveChannel` of events, made by `EventEmitter.subscribe`.
 
-    It hears every event from its making to its closing, so nothing is missed between `subscribe`
-    and the first `receive`. Leave its ``async with`` block, or call `aclose` or `close`, to
+    It hears every event from its making to its closing, so nothing is missed between that and
+    the first `receive`. Leave its ``async with`` block, or call `aclose` or `close`, to
     unsubscribe; events still in its buffer are then gone.
     """
 
@@ -94,7 +96,7 @@ class Subscription(trio.abc.ReceiveChannel[E]):
     def __attrs_post_init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[E](self.buffer_size)
         for emitter in self._emitters:
-            emitter._listeners = (self, *emitter._listeners)
+            emitter._listeners = (*emitter._listeners, self)
 
     async def receive(self) -> E:
         """The next event.
@@ -111,59 +113,49 @@ class Subscription(trio.abc.ReceiveChannel[E]):
         Cancelling it loses no event.
         """
         try:
-            return self._receive.receive_nowait()
+            return self.receive_nowait()
         except trio.WouldBlock:
             pass
-        except trio.EndOfChannel:
-            self._raise_overflow()
-            raise
         try:
             return await self._receive.receive()
         except trio.EndOfChannel:
-            self._raise_overflow()
-            raise
+            raise self._why_it_ended() from None
 
     async def __anext__(self) -> E:
-        # As the inherited one, with a coroutine less for the events that are already there.
+        # Before the inherited one: that costs two more calls, for an event that is already there.
         try:
             return self._receive.receive_nowait()
-        except trio.WouldBlock:
+        except (trio.WouldBlock, trio.EndOfChannel):
             pass
-        except trio.EndOfChannel:
-            self._raise_overflow()
-            raise StopAsyncIteration from None
-        try:
-            return await self.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
+        return await super().__anext__()
 
     def receive_nowait(self) -> E:
         """Like `receive`, but raises `trio.WouldBlock` where it would wait."""
         try:
             return self._receive.receive_nowait()
         except trio.EndOfChannel:
-            self._raise_overflow()
-            raise
+            raise self._why_it_ended() from None
 
     def close(self) -> None:
         """Unsubscribe. A task that waits in `receive` gets `trio.ClosedResourceError`."""
+        self._receive.close()  # first, or the waiting task would get EndOfChannel
         self._end()
-        self._receive.close()
 
     async def aclose(self) -> None:
         """Unsubscribe, as `close` does, and execute a checkpoint."""
         self.close()
         await trio.lowlevel.checkpoint()
 
-    def _raise_overflow(self) -> None:
+    def _why_it_ended(self) -> Exception:
         if self._overflowed:
-            raise SubscriptionOverflowError(
+            return SubscriptionOverflowError(
                 f"the subscriber was too slow: {self.buffer_size} events were waiting when the "
                 f"next one came; the settings are buffer_size and overflow"
-            ) from None
+            )
+        return trio.EndOfChannel()
 
     def _end(self) -> None:
-        """No more events: the subscriber reads what is buffered, then the end."""
+        """No more events: the subscriber reads what is buffered or being waited with, no more."""
         for emitter in self._emitters:
             emitter._remove(self)
         self._send.close()
@@ -184,24 +176,29 @@ class Subscription(trio.abc.ReceiveChannel[E]):
                 self._receive.receive_nowait()
                 self._send.send_nowait(event)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # closed by a listener before this one, or while we waited
+            pass  # it has ended since the emission began
         return True
 
     async def _put(self, event: E) -> None:
         """Deliver ``event``, waiting for room if that is the policy. Cancelled: not delivered."""
         if not self._offer(event):
-            try:
-                await self._send.send(event)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the subscriber left meanwhile
+            # A clone, for what waits here is delivered even if the owner ends meanwhile.
+            with self._send.clone() as send:
+                try:
+                    await send.send(event)
+                except trio.BrokenResourceError:
+                    pass  # the subscriber has left
 
 
 def check_async(name: str, function: object) -> None:
     """Raise for what cannot be an async function; what may be one passes."""
     if not callable(function):
         raise TypeError(f"{name} must be an async function, not {function!r}")
-    if inspect.isroutine(function) and not (
-        inspect.iscoroutinefunction(function) or hasattr(function, "__wrapped__")
+    inner: object = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if inspect.isroutine(inner) and not (
+        inspect.iscoroutinefunction(inner) or hasattr(inner, "__wrapped__")
     ):
         raise TypeError(f"{name} must be an async function: write {function!r} as `async def`")
 
@@ -220,7 +217,7 @@ async def deliver(
     """
     while listeners:
         listener = listeners[0]
-        if isinstance(listener, Subscription):
+        if type(listener) is Subscription:
             await listener._put(event)
             listeners.popleft()
         else:
@@ -266,12 +263,12 @@ class ListenerHandle(Generic[E]):
 class EventEmitter(Generic[E]):
     """Tells its listeners of events: subscriptions, other emitters, hooks.
 
-    Events reach the subscriptions first, then emitters and hooks in the order of connecting.
+    Events reach the subscriptions first, those of emitters connected to this one included, and
+    then the hooks, in the order of connecting.
     """
 
     # Replaced and never changed, so that an emission under way keeps to the listeners it began
-    # with. Subscriptions stand first: a hook may take its time, or receive messages itself, and
-    # must not upset the order that subscribers see.
+    # with.
     _listeners: tuple[Subscription[E] | EventEmitter[E] | Callable[[E], Awaitable[object]], ...] = (
         attrs.field(default=(), init=False)
     )
@@ -346,16 +343,24 @@ class EventEmitter(Generic[E]):
         )
 
     def _flat_listeners(self) -> deque[Subscription[E] | Callable[[E], Awaitable[object]]]:
+        """Who is to hear an event, here and at the emitters that this one forwards to."""
         flat: deque[Subscription[E] | Callable[[E], Awaitable[object]]] = deque()
+        self._add_to(flat)
+        return flat
+
+    def _add_to(self, flat: deque[Subscription[E] | Callable[[E], Awaitable[object]]]) -> None:
         for listener in self._listeners:
-            if isinstance(listener, EventEmitter):
-                flat.extend(listener._flat_listeners())
+            if type(listener) is Subscription:
+                # In front, for a hook may take its time, or receive messages itself, and must not
+                # upset the order that subscribers see.
+                flat.appendleft(listener)
+            elif isinstance(listener, EventEmitter):
+                listener._add_to(flat)
             else:
                 flat.append(listener)
-        return flat
 
     def _end_subscriptions(self) -> None:
         """The owner has ended: its subscriptions end behind the events they have."""
         for listener in self._listeners:
-            if isinstance(listener, Subscription):
+            if type(listener) is Subscription:
                 listener._end()

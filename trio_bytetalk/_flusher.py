@@ -2,7 +2,7 @@
 
 While a burst of received messages is worked through, replies are collected and written together
 when the burst ends. If the task yields in the middle of the burst instead, they must not stay: this
-system task, one for each Trio run, is then the next to run, and writes them.
+system task, one for each Trio run, writes them at the scheduler's next turn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 import attrs
 import trio
 
-# How many connections are flushed before the other tasks get their turn: at some 5 µs each, a
+# How many connections are flushed in one turn: at some 5 µs each, the other tasks wait for a
 # millisecond at the most.
 _BATCH = 64
 
@@ -21,7 +21,7 @@ class Flushable(Protocol):
     """What can be flushed."""
 
     def flush_now(self) -> None:
-        """Write what is queued, as far as that goes without waiting."""
+        """Write what is queued, as far as that goes without waiting. It must not raise."""
 
 
 @attrs.define(eq=False)
@@ -43,11 +43,11 @@ class _Flusher:
             if not self.due:
                 self.parked = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self.abort)
-            due, self.due = self.due, []
-            for count, flushable in enumerate(due, start=1):
+            due, self.due = self.due[:_BATCH], self.due[_BATCH:]
+            for flushable in due:
                 flushable.flush_now()
-                if count % _BATCH == 0:
-                    await trio.lowlevel.checkpoint()
+            if self.due:
+                await trio.lowlevel.checkpoint()
 
 
 _flusher: trio.lowlevel.RunVar[_Flusher] = trio.lowlevel.RunVar("trio_bytetalk._flusher")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 
 from ._buffer import ReceiveBuffer
-from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer
+from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
 from ._errors import EncodeError, MessageTooLargeError
 from ._validators import one_of, whole_number
 
@@ -51,7 +51,7 @@ class LengthPrefixedReader(Reader[bytes]):
 
 
 @attrs.define(eq=False)
-class LengthPrefixedWriter(Writer[Buffer]):
+class LengthPrefixedWriter(Writer[bytes]):
     """The writer of `LengthPrefixed`; its ``max_size`` may be changed between two messages."""
 
     size: int
@@ -60,7 +60,7 @@ class LengthPrefixedWriter(Writer[Buffer]):
 
     def encode(self, message: Buffer) -> bytes | tuple[bytes, bytes]:
         if type(message) is not bytes:
-            message = self._to_bytes(message)
+            message = to_bytes(message, "LengthPrefixed")
         length = len(message)
         if length > self.max_size or length >> 8 * self.size:
             raise EncodeError(self._why_too_long(length))
@@ -68,14 +68,6 @@ class LengthPrefixedWriter(Writer[Buffer]):
         if length < _JOIN_BELOW:
             return header + message
         return header, message
-
-    def _to_bytes(self, message: Any) -> bytes:
-        # A copy, because the caller may change the original while the frame is still queued.
-        if isinstance(message, bytes | bytearray | memoryview):
-            return bytes(message)
-        raise EncodeError(
-            f"LengthPrefixed sends bytes, bytearray or memoryview, not {type(message).__name__}"
-        )
 
     def _why_too_long(self, length: int) -> str:
         if length > self.max_size:
@@ -87,7 +79,7 @@ class LengthPrefixedWriter(Writer[Buffer]):
 
 
 @attrs.frozen
-class LengthPrefixed(Codec[Buffer, bytes]):
+class LengthPrefixed(Codec[bytes, bytes]):
     """Frames of an unsigned length field and so many bytes of payload.
 
     The default is what byte_talk and Twisted's ``Int32StringReceiver`` speak.

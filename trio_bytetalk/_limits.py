@@ -10,7 +10,7 @@ import attrs
 from ._validators import seconds, whole_number
 
 
-def _or_never(value: object) -> object:
+def _or_never(value: float | None) -> float:
     return math.inf if value is None else value
 
 
@@ -45,4 +45,6 @@ class Limits:
     idle_timeout: float = attrs.field(default=None, converter=_or_never, validator=seconds)
     handshake_timeout: float = attrs.field(default=10, converter=_or_never, validator=seconds)
     close_timeout: float = attrs.field(default=5, converter=_or_never, validator=seconds)
-    write_buffer_size: int = attrs.field(default=64 * 1024, validator=whole_number(1, unit="bytes"))
+    write_buffer_size: int = attrs.field(
+        default=256 * 1024, validator=whole_number(1, unit="bytes")
+    )

@@ -1,0 +1,430 @@
+"""`Delimited` and `Lines`: any cutting of any bytes, and messages that would be read as others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from driving import Outcome, cut, cuts, joined, read_all
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_bytetalk import (
+    NEED_DATA,
+    Delimited,
+    EncodeError,
+    IncompleteMessageError,
+    Lines,
+    MessageTooLargeError,
+    ProtocolError,
+    ReceiveBuffer,
+)
+from trio_bytetalk.testing import connection_pair
+
+DELIMITERS = [b"\0", b"-", b"\r\n", b"--", b"---", b"aab", b"abab", b"\r\n\r\n"]
+
+
+def text_of(alphabet: bytes, max_size: int) -> st.SearchStrategy[bytes]:
+    return st.lists(st.sampled_from(alphabet), max_size=max_size).map(bytes)
+
+
+# Of few different bytes, so that delimiters and their beginnings are everywhere.
+DENSE = text_of(b"\0-\r\nab", 40)
+
+
+# -- Delimited
+
+
+@given(st.sampled_from(DELIMITERS), DENSE, st.integers(0, 12), cuts())
+@example(b"--", b"---", 5, [1, 1, 1])
+@example(b"aab", b"aaab", 1, [2, 1])
+@example(b"--", b"a--", 1, [2])
+def test_any_cutting_of_any_bytes_gives_the_same_messages_or_the_same_error(
+    delimiter: bytes, stream: bytes, max_size: int, sizes: list[int]
+) -> None:
+    *messages, rest = stream.split(delimiter)
+    too_large = [len(message) > max_size for message in messages]
+    if any(too_large):
+        expected = Outcome(messages[: too_large.index(True)], MessageTooLargeError)
+    # A rest that may end with the beginning of a delimiter may yet become a message.
+    elif len(rest) - len(delimiter) + 1 > max_size:
+        expected = Outcome(messages, MessageTooLargeError)
+    else:
+        expected = Outcome(messages, IncompleteMessageError if rest else None)
+
+    codec = Delimited(delimiter, max_size=max_size)
+    pieces = cut(stream, sizes)
+    assert read_all(codec.reader(), pieces) == expected
+    assert read_all(codec.reader(), pieces, patient=True) == expected
+
+
+@given(st.sampled_from(DELIMITERS), st.lists(text_of(b"\0-\r\nab", 8)), cuts())
+def test_what_can_be_written_is_read_and_what_cannot_would_have_been_misread(
+    delimiter: bytes, messages: list[bytes], sizes: list[int]
+) -> None:
+    codec = Delimited(delimiter)
+    stream = b""
+    sent = []
+    for message in messages:
+        try:
+            frame = joined(codec.writer().encode(message))
+        except EncodeError:
+            misread = read_all(codec.reader(), [message + delimiter])
+            assert misread.messages != [message]
+        else:
+            sent.append(message)
+            stream += frame
+    assert read_all(codec.reader(), cut(stream, sizes)) == Outcome(sent)
+
+
+def test_delimiter_of_300_bytes_in_pieces() -> None:
+    delimiter = b"-" * 299 + b"+"
+    stream = (b"-" * 10 + delimiter) * 3
+    for size in (1, 7, 299, 300, 311):
+        pieces = cut(stream, [size] * 1000)
+        assert read_all(Delimited(delimiter).reader(), pieces) == Outcome([b"-" * 10] * 3)
+
+
+def test_large_message_in_chunks_that_are_kept_as_they_are() -> None:
+    message = b"a-" * 30_000
+    for size in (4096, 5000, 59_999, 60_000, 60_001):
+        pieces = cut((message + b"--") * 2, [size] * 40)
+        # The message ends with the delimiter's beginning, so what is read is one byte shorter.
+        assert read_all(Delimited(b"--").reader(), pieces) == Outcome(
+            [message[:-1], b"-" + message[:-1]], IncompleteMessageError
+        )
+        pieces = cut((message + b"\n") * 2, [size] * 40)
+        assert read_all(Delimited(b"\n").reader(), pieces) == Outcome([message] * 2)
+
+
+@pytest.mark.parametrize("held", [b"", b"abc", b"abc\r"])
+def test_what_is_not_whole_stays_for_another_reader(held: bytes) -> None:
+    buffer = ReceiveBuffer()
+    buffer.feed(held)
+    assert Delimited(b"\r\n").reader().decode(buffer) is NEED_DATA
+    assert buffer.wanted == len(held) + 1
+    assert buffer.take(len(held)) == held
+
+
+@pytest.mark.parametrize(
+    ("stream", "sent"), [(b"1234--", "4 bytes"), (b"12345", "4 bytes or more"), (b"1234-", "4 by")]
+)
+def test_message_over_max_size_is_refused_with_or_without_its_delimiter(
+    stream: bytes, sent: str
+) -> None:
+    reader = Delimited(b"--", max_size=3).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"yes--" + stream)
+    assert reader.decode(buffer) == b"yes"
+    for _ in range(2):  # nothing is consumed, so it does not go away
+        with pytest.raises(MessageTooLargeError) as caught:
+            reader.decode(buffer)
+    assert f"the peer sent {sent}" in str(caught.value)
+    assert "the delimiter b'--'; max_size allows 3 bytes" in str(caught.value)
+    assert buffer.take(len(stream)) == stream
+
+
+def test_message_of_max_size_is_waited_for_while_its_delimiter_may_be_coming() -> None:
+    reader = Delimited(b"--", max_size=3).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"123-")
+    assert reader.decode(buffer) is NEED_DATA
+    buffer.feed(b"-")
+    assert reader.decode(buffer) == b"123"
+
+
+def test_max_size_may_be_changed_between_two_messages() -> None:
+    codec = Delimited(b"\n", max_size=1)
+    reader, writer = codec.reader(), codec.writer()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"a\nbc\n")
+    assert reader.decode(buffer) == b"a"
+    reader.max_size = writer.max_size = 2
+    assert reader.decode(buffer) == b"bc"
+    assert writer.encode(b"bc") == b"bc\n"
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "message"),
+    [
+        (b"\n", b"two\nlines"),
+        (b"\n", b"\n"),
+        (b"--", b"--"),
+        (b"--", b"a--b"),
+        (b"--", b"a-"),  # a---, read as a and then -
+        (b"--", b"-"),
+        (b"abab", b"xab"),  # xababab, read as x and then ab
+    ],
+)
+def test_message_that_contains_its_delimiter_or_makes_one_with_it(
+    delimiter: bytes, message: bytes
+) -> None:
+    with pytest.raises(EncodeError, match="contains its own delimiter"):
+        Delimited(delimiter).writer().encode(message)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "message"),
+    [(b"\r\n", b"a\r"), (b"\r\n", b"\n"), (b"aab", b"a"), (b"aab", b"aa"), (b"--", b"-a")],
+)
+def test_message_that_only_looks_like_its_delimiter(delimiter: bytes, message: bytes) -> None:
+    codec = Delimited(delimiter)
+    frame = codec.writer().encode(message)
+    assert read_all(codec.reader(), [frame]) == Outcome([message])
+
+
+def test_message_over_max_size_is_not_sent() -> None:
+    writer = Delimited(b"\n", max_size=3).writer()
+    assert writer.encode(b"abc") == b"abc\n"
+    with pytest.raises(EncodeError, match="4 bytes; max_size allows 3 bytes"):
+        writer.encode(b"abcd")
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_message_that_its_owner_changes_after_sending_is_sent_as_it_was(kind: type) -> None:
+    data = bytearray(b"aaa")
+    frame = Delimited(b"\n").writer().encode(kind(data))
+    data[:] = b"bbb"
+    assert frame == b"aaa\n"
+
+
+@pytest.mark.parametrize("message", ["text", None, 5])
+def test_message_of_the_wrong_type(message: Any) -> None:
+    with pytest.raises(EncodeError, match=f"^Delimited sends bytes, .*{type(message).__name__}$"):
+        Delimited(b"\n").writer().encode(message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "named"),
+    [
+        ({"delimiter": b""}, ValueError, "delimiter must have at least one byte"),
+        ({"delimiter": "\n"}, TypeError, r"delimiter must be bytes, not '\\n'"),
+        ({"delimiter": bytearray(b"\n")}, TypeError, "delimiter must be bytes"),
+        ({"delimiter": None}, TypeError, "delimiter must be bytes, not None"),
+        ({"delimiter": b"\n", "max_size": -1}, ValueError, "max_size must be 0 or more bytes"),
+        ({"delimiter": b"\n", "max_size": 1e6}, TypeError, "max_size must be a whole number"),
+    ],
+)
+def test_wrong_setting_is_named(
+    settings: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=f"^{named}"):
+        Delimited(**settings)
+
+
+# -- Lines
+
+
+@given(text_of("aé\r\n".encode() + b"\xff", 40), st.integers(0, 12), cuts())
+@example(b"123\r\n", 3, [4])
+@example(b"1234\n", 3, [4])
+@example(b"1234\n", 3, [])
+@example(b"123\r", 3, [])
+@example(b"12\r\r\n", 3, [])
+def test_any_cutting_of_any_bytes_gives_the_same_lines_or_the_same_error(
+    stream: bytes, max_size: int, sizes: list[int]
+) -> None:
+    *lines, rest = stream.split(b"\n")
+    messages: list[str] = []
+    error: type[ProtocolError] | None = None
+    for line in (ended.removesuffix(b"\r") for ended in lines):
+        if len(line) > max_size:
+            error = MessageTooLargeError
+            break
+        try:
+            messages.append(line.decode())
+        except UnicodeDecodeError:
+            error = ProtocolError
+            break
+    else:
+        if len(rest) > max_size + 1:  # one byte of it may be the carriage return
+            error = MessageTooLargeError
+        elif rest:
+            error = IncompleteMessageError
+
+    codec = Lines(max_size=max_size)
+    pieces = cut(stream, sizes)
+    assert read_all(codec.reader(), pieces) == Outcome(messages, error)
+    assert read_all(codec.reader(), pieces, patient=True) == Outcome(messages, error)
+
+
+# Codecs of Python's that encode text, and are not all alike: some fail with a plain UnicodeError.
+@pytest.mark.parametrize(
+    "encoding",
+    ["ascii", "cp1252", "gb18030", "hz", "idna", "iso2022_jp", "latin-1", "shift_jis", "utf-7"],
+)
+@given(stream=st.binary(max_size=30), sizes=cuts())
+@example(stream=b"xn--\xff.a..b\n", sizes=[])
+@example(stream=b"xn--a\n", sizes=[])
+def test_no_bytes_get_anything_but_a_protocol_error_out_of_any_encoding(
+    encoding: str, stream: bytes, sizes: list[int]
+) -> None:
+    codec = Lines(encoding=encoding)
+    assert read_all(codec.reader(), cut(stream, sizes)) == read_all(codec.reader(), [stream])
+
+
+@given(
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.lists(st.text(st.characters() | st.sampled_from("\r\n"), max_size=20)),
+    cuts(),
+)
+def test_line_that_can_be_written_is_read_and_one_that_cannot_would_have_been_misread(
+    newline: bytes, lines: list[str], sizes: list[int]
+) -> None:
+    codec = Lines(newline=newline)
+    stream = b""
+    sent = []
+    for line in lines:
+        try:
+            frame = codec.writer().encode(line)
+        except EncodeError:
+            misread = read_all(codec.reader(), [line.encode("utf-8", "replace") + newline])
+            assert misread.messages != [line]
+        else:
+            assert frame == line.encode() + newline
+            sent.append(line)
+            stream += frame
+    assert read_all(codec.reader(), cut(stream, sizes)) == Outcome(sent)
+
+
+def test_both_newlines_are_read_and_what_is_within_a_line_stays() -> None:
+    outcome = read_all(Lines().reader(), [b"a\nb\r\n\n\r\n\r\r\nc\rd\n \n"])
+    assert outcome == Outcome(["a", "b", "", "", "\r", "c\rd", " "])
+
+
+@pytest.mark.parametrize("line", [b"1234\n", b"12345\n", b"123456", b"1234\r\n", b"123\r\r\n"])
+def test_line_over_max_size_is_refused_and_not_consumed(line: bytes) -> None:
+    reader = Lines(max_size=3).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"123\r\n" + line)
+    assert reader.decode(buffer) == "123"
+    for _ in range(2):
+        with pytest.raises(MessageTooLargeError, match="max_size allows 3 bytes"):
+            reader.decode(buffer)
+    assert buffer.take(len(line)) == line
+
+
+def test_line_of_max_size_is_waited_for_while_its_end_may_be_coming() -> None:
+    reader = Lines(max_size=3).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"123\r")
+    assert reader.decode(buffer) is NEED_DATA
+    buffer.feed(b"\n")
+    assert reader.decode(buffer) == "123"
+
+
+def test_line_that_is_not_in_the_encoding_is_told_of_and_passed_over() -> None:
+    reader = Lines().reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"caf\xe9!\ngood\n")
+    with pytest.raises(ProtocolError) as caught:
+        reader.decode(buffer)
+    assert "the peer sent a line that is not utf-8" in str(caught.value)
+    assert "0xe9 in position 3" in str(caught.value)
+    assert "the setting is encoding" in str(caught.value)
+    assert reader.decode(buffer) == "good"
+
+
+def test_last_line_without_its_newline_is_incomplete() -> None:
+    assert read_all(Lines().reader(), [b"a\nb"]) == Outcome(["a"], IncompleteMessageError)
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (b"bytes", "Lines sends str, not bytes"),
+        (None, "Lines sends str, not NoneType"),
+        ("two\nlines", "contains a newline"),
+        ("line\n", "contains a newline"),
+        ("line\r", "ends with a carriage return"),
+        ("\udcff", "cannot be written in utf-8: .*surrogates not allowed; the setting is encoding"),
+        ("éé", "has 4 bytes; max_size allows 3 bytes"),
+    ],
+)
+def test_line_that_cannot_be_sent(message: Any, why: str) -> None:
+    with pytest.raises(EncodeError, match=why):
+        Lines(max_size=3).writer().encode(message)
+
+
+def test_line_in_another_encoding_with_another_newline() -> None:
+    codec = Lines(encoding="latin-1", newline=b"\r\n")
+    assert codec.writer().encode("café") == b"caf\xe9\r\n"
+    assert read_all(codec.reader(), [b"caf\xe9\r\n"]) == Outcome(["café"])
+    with pytest.raises(EncodeError, match="cannot be written in latin-1"):
+        codec.writer().encode("€")
+
+
+def test_max_size_of_lines_may_be_changed_between_two_messages() -> None:
+    codec = Lines(max_size=1)
+    reader, writer = codec.reader(), codec.writer()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"a\nbc\n")
+    assert reader.decode(buffer) == "a"
+    reader.max_size = writer.max_size = 2
+    assert reader.decode(buffer) == "bc"
+    assert writer.encode("bc") == b"bc\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "named"),
+    [
+        ({"encoding": "klingon"}, ValueError, "encoding must name a text encoding: unknown"),
+        ({"encoding": "hex"}, ValueError, "encoding must name a text encoding: 'hex' is not"),
+        ({"encoding": "undefined"}, ValueError, "encoding must name a text encoding: "),
+        ({"encoding": "\0"}, ValueError, "encoding must name a text encoding: "),
+        ({"encoding": None}, TypeError, "encoding must be the name of a text encoding, not None"),
+        ({"encoding": "utf-16"}, ValueError, "encoding must write newlines as ASCII .*'utf-16'"),
+        ({"encoding": "cp037"}, ValueError, "encoding must write newlines as ASCII does"),
+        ({"newline": b"\r"}, ValueError, "newline must be .*, not "),
+        ({"newline": "\n"}, ValueError, "newline must be .*, not '"),
+        ({"newline": bytearray(b"\n")}, ValueError, "newline must be .*, not bytearray"),
+        ({"max_size": -1}, ValueError, "max_size must be 0 or more bytes"),
+        ({"max_size": None}, TypeError, "max_size must be a whole number of bytes"),
+    ],
+)
+def test_wrong_setting_of_lines_is_named(
+    settings: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=f"^{named}"):
+        Lines(**settings)
+
+
+# -- both
+
+
+def test_lines_give_way_to_binary_frames_in_the_middle_of_a_chunk() -> None:
+    stream = b"upgrade\r\n" + b"\0\1\2--\xff--" + b"bye\n"
+    for at in range(len(stream)):
+        buffer = ReceiveBuffer()
+        lines, frames = Lines().reader(), Delimited(b"--").reader()
+        messages: list[Any] = []
+        for piece in (stream[:at], stream[at:]):
+            buffer.feed(piece)
+            while True:
+                reader = lines if len(messages) in (0, 3) else frames
+                message = reader.decode(buffer)
+                if message is NEED_DATA:
+                    break
+                messages.append(message)
+        assert messages == ["upgrade", b"\0\1\2", b"\xff", "bye"]
+
+
+@pytest.mark.parametrize("codec", [Delimited(b"\n"), Lines()])
+async def test_connection_is_usable_after_a_message_that_cannot_be_sent(codec: Any) -> None:
+    good = "good" if isinstance(codec, Lines) else b"good"
+    left, right = connection_pair(codec)
+    async with left, right:
+        for message in ("two\nlines", b"two\nlines", 5):
+            with pytest.raises(EncodeError):
+                await left.send(message)
+        await left.send(good)
+        assert await right.receive() == good
+
+
+def test_codecs_of_equal_settings_are_equal() -> None:
+    assert Delimited(b"\n") == Delimited(b"\n")
+    assert hash(Delimited(b"\n")) == hash(Delimited(b"\n"))
+    assert Delimited(b"\n") != Delimited(b"\0")
+    assert Lines() == Lines(newline=b"\n")
+    assert hash(Lines()) == hash(Lines(newline=b"\n"))
+    assert Lines() != Lines(newline=b"\r\n")
