@@ -10,7 +10,7 @@ import math
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
 
 import attrs
 import trio
@@ -18,18 +18,31 @@ import trio
 from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, ReceiveT, SendT, Writer
 from ._errors import ProtocolError
-from ._events import EventEmitter, MessageReceived, MessageWritten, deliver
+from ._events import (
+    EventEmitter,
+    MessageHook,
+    MessageReceived,
+    MessageWritten,
+    Subscription,
+    deliver,
+)
 from ._limits import Limits
+from ._timer import Timer
 from ._transport import (
+    Frame,
     GivenUpError,
     StreamTransport,
     Transport,
+    address_of,
     again,
     open_transport,
 )
 
 if TYPE_CHECKING:
     from ._server import Server
+
+NewSendT = TypeVar("NewSendT")
+NewReceiveT = TypeVar("NewReceiveT")
 
 _logger = logging.getLogger("trio_bytetalk.connection")
 
@@ -100,9 +113,9 @@ class Connection(
     """The peer's address as the `socket` module gives it; None where the stream has none."""
 
     close_reason: CloseReason | BaseException | None
-    """Why the connection ended: an error, or a `CloseReason`. None while it is open."""
+    """Why the connection ended, which is an error or a `CloseReason`. None while it is open."""
 
-    _transport: Transport[Any]
+    _transport: Transport
     _buffer: ReceiveBuffer
     _reader: Reader[ReceiveT]
     _writer: Writer[SendT]
@@ -122,14 +135,20 @@ class Connection(
     _special: bool  # whether receive() must look at the next five
     _receiving: bool
     _closed: bool
-    _undelivered: tuple[MessageReceived, deque[Any]] | None
+    _undelivered: tuple[ReceiveT, deque[Any]] | None  # a message, and who is to hear of it
     _end: Exception | None  # what receive() raises when the buffer has no message any more
     _eof: bool  # whether that is because the peer has finished
+    _may_be_idle: bool  # whether there is an idle_timeout to watch
     _stopping: bool  # whether that will be as soon as nothing more is there to be read
     _settled: bool  # whether the server's on_connect hooks are done
 
-    _partial: tuple[int, float]  # where in the stream an unfinished message began, and when
+    _timer: Timer | None
+    _overdue: bool  # whether it has expired
+    # Where in the stream an unfinished message began, and how long it has been waited for: that
+    # nobody receives for a while is not the peer's fault.
+    _partial: tuple[int, float]
     _raised: ProtocolError | None  # the last one that receive() raised
+    _raised_at: int  # and how many bytes had been decoded then
     _reason: CloseReason | BaseException | None  # the close_reason to be, if it is decided
     _closing: trio.Event | None
 
@@ -144,9 +163,9 @@ class Connection(
         self.server = server
         self.remote_address = address_of(stream)
         self.close_reason = None
-        self._transport = open_transport(stream, limits)
         self._buffer = ReceiveBuffer()
         self._limits = limits
+        self._may_be_idle = limits.idle_timeout < math.inf
         self._messages_received = self._messages_sent = 0
         if server is not None and server.forward_messages:
             self._on_received = server.message_received
@@ -154,10 +173,14 @@ class Connection(
         else:
             self._on_received = self._on_written = _NOBODY
         self._special = self._receiving = self._closed = self._eof = False
-        self._stopping = self._settled = False
-        self._undelivered = self._end = self._raised = self._reason = self._closing = None
+        self._stopping = self._settled = self._overdue = False
+        self._timer = self._undelivered = self._end = self._raised = self._reason = (
+            self._closing
+        ) = None
         self._partial = (-1, 0.0)
         self.use(codec)
+        # Last, because it takes over the stream: if the codec's own code fails, our caller has it.
+        self._transport = open_transport(stream, limits)
 
     def __repr__(self) -> str:
         if self.close_reason is not None:
@@ -178,6 +201,8 @@ class Connection(
 
     @reader.setter
     def reader(self, reader: Reader[ReceiveT]) -> None:
+        if not isinstance(reader, Reader):
+            raise TypeError(f"reader must be a Reader, not {reader!r}")
         self._reader = reader
         self._decode = reader.decode
         if self._receiving:  # a task is waiting for a message as the old reader saw it
@@ -191,15 +216,24 @@ class Connection(
 
     @writer.setter
     def writer(self, writer: Writer[SendT]) -> None:
+        if not isinstance(writer, Writer):
+            raise TypeError(f"writer must be a Writer, not {writer!r}")
         self._writer = writer
         self._encode = writer.encode
         self._codec = None
 
-    def use(self, codec: Codec[SendT, ReceiveT]) -> None:
-        """Go on with a new reader and a new writer of ``codec``, in both directions."""
-        self.reader = codec.reader()
-        self.writer = codec.writer()
-        self._codec = codec
+    def use(self, codec: Codec[NewSendT, NewReceiveT]) -> Connection[NewSendT, NewReceiveT]:
+        """Go on with a new reader and a new writer of ``codec``, in both directions.
+
+        Returns:
+          This same connection, which the type checker then knows to have the codec's types.
+        """
+        same = cast("Connection[NewSendT, NewReceiveT]", self)
+        reader, writer = codec.reader(), codec.writer()  # both, before either is used
+        same.reader = reader
+        same.writer = writer
+        same._codec = codec
+        return same
 
     # -- receiving
 
@@ -220,26 +254,32 @@ class Connection(
           trio.ClosedResourceError: it was closed on this side.
           trio.BusyResourceError: another task is receiving.
         """
-        if not self._special and not self._on_received._listeners:
+        if not self._special:
             try:
                 message = self._decode(self._buffer)
             except ProtocolError as error:
-                self._raised = error
+                self._note(error)
                 raise
             if message is not NEED_DATA:
+                listeners = self._on_received._listeners
+                if listeners and not self._tell_nowait(message, listeners):
+                    return await self._deliver(message)
                 self._messages_received += 1
                 return message
         return await self._receive()
 
     async def __anext__(self) -> ReceiveT:
         # receive() once more, for it is the hottest path of all: a call less for each message.
-        if not self._special and not self._on_received._listeners:
+        if not self._special:
             try:
                 message = self._decode(self._buffer)
             except ProtocolError as error:
-                self._raised = error
+                self._note(error)
                 raise
             if message is not NEED_DATA:
+                listeners = self._on_received._listeners
+                if listeners and not self._tell_nowait(message, listeners):
+                    return await self._deliver(message)
                 self._messages_received += 1
                 return message
         try:
@@ -248,70 +288,119 @@ class Connection(
             raise StopAsyncIteration from None
 
     async def _receive(self) -> ReceiveT:
+        """Receive where that takes more than decoding: waiting, mostly."""
         if self._closed:
             raise trio.ClosedResourceError("this connection was closed")
         if self._receiving:
-            raise trio.BusyResourceError("another task is receiving from this connection")
+            raise trio.BusyResourceError(
+                "another task is receiving from this connection, or this is a hook of a message "
+                "that is being received"
+            )
+        if self._undelivered is not None:
+            return await self._deliver_rest(*self._undelivered)
+        buffer = self._buffer
         self._receiving = self._special = True
         try:
-            if self._undelivered is None:
-                message = await self._next_message()
-                listeners = self._on_received._flat_listeners()
-                if not listeners:
-                    self._messages_received += 1
-                    return message
-                self._undelivered = (MessageReceived(self, message), listeners)
-            event, listeners = self._undelivered
-            await deliver(event, listeners)
-            self._undelivered = None
-            self._messages_received += 1
-            delivered: ReceiveT = event.message
-            return delivered
+            while self._end is None:
+                if len(buffer):
+                    buffer.wanted = 0
+                    message = self._decode(buffer)
+                    if message is not NEED_DATA:
+                        break
+                    buffer.compact()
+                    await self._read_in_time()
+                else:
+                    buffer.compact()  # an idle connection holds no chunk
+                    if self._may_be_idle:
+                        await self._read_in_time()
+                    else:
+                        await self._read()
+            else:
+                message = self._decode(buffer)
+                if message is NEED_DATA and self._eof:
+                    message = self._reader.decode_eof(buffer)
+                if message is NEED_DATA:
+                    raise again(self._end)
         except ProtocolError as error:
-            self._raised = error
+            self._note(error)
             raise
         finally:
             self._receiving = False
-            self._special = self._closed or self._undelivered is not None
+            self._special = self._closed
+        listeners = self._on_received._listeners
+        if listeners and not self._tell_nowait(message, listeners):
+            return await self._deliver(message)
+        self._messages_received += 1
+        return message
 
-    async def _next_message(self) -> ReceiveT:
-        buffer = self._buffer
-        while True:
-            buffer.wanted = 0
-            message = self._decode(buffer)
-            if message is NEED_DATA and self._eof:
-                message = self._reader.decode_eof(buffer)
-            if message is not NEED_DATA:
-                return message
-            if self._end is not None:
-                raise again(self._end)
-            await self._fill()
+    async def _read(self) -> None:
+        transport = self._transport
+        stopping = self._stopping
+        if isinstance(transport.error, GivenUpError):
+            self._end = transport.error
+            return
+        try:
+            if stopping:
+                # What has arrived by now counts as received before the stop.
+                data = await transport.take_rest(self._buffer.feed)
+            else:
+                await transport.ready()
+                data = None if self._closed else transport.take()
+            if self._closed:
+                raise trio.ClosedResourceError("this connection was closed by another task")
+        except trio.BrokenResourceError as error:
+            self._end = error
+            return
+        if data:
+            self._buffer.feed(data)
+        elif data is not None:
+            self._eof = True
+            self._end = trio.EndOfChannel("the peer finished")
+        elif stopping:
+            self._end = trio.EndOfChannel("the server is stopping")
+        elif isinstance(transport.error, GivenUpError):
+            self._end = transport.error
 
-    async def _fill(self) -> None:
+    async def _read_in_time(self) -> None:
         """Read until decoding again makes sense, or time is up."""
         buffer = self._buffer
         transport = self._transport
-        buffer.compact()
         now = trio.current_time()
-        if len(buffer):
-            began = transport.bytes_received - len(buffer)
-            if self._partial[0] != began:
-                self._partial = (began, now)
-            deadline = self._partial[1] + self._limits.message_timeout
+        size = len(buffer)
+        if size:
+            began = transport.bytes_received - size
+            waited = self._partial[1] if self._partial[0] == began else 0.0
+            deadline = now + self._limits.message_timeout - waited
         else:
             deadline = now + self._limits.idle_timeout
-        if deadline == math.inf:
-            await self._read()
-            return
 
+        timer = self._timer
+        if timer is None:
+            timer = self._timer = Timer(self._read_timed_out)
+        self._overdue = False
+        timer.start(deadline)
         written = transport.bytes_written
-        with trio.CancelScope(deadline=deadline) as scope:
-            await self._read()
-        if scope.cancelled_caught:
-            if len(buffer):
+        try:
+            # The first bytes of a message start its time, so there is no reading on after them.
+            while self._end is None:
+                reader = self._reader
+                await self._read()
+                if self._overdue:
+                    break
+                if not size or len(buffer) >= buffer.wanted or self._reader is not reader:
+                    return
+        finally:
+            timer.stop()
+            if size:
+                self._partial = (began, waited + trio.current_time() - now)
+        if self._overdue:
+            self._overdue = False
+            if len(buffer) > size:
+                return  # there is something to look at, at the last moment
+            if size:
                 self._give_up(
                     MessageTimeoutError(
-                        f"a message of which {len(buffer)} bytes came did not arrive in "
+                        f"a message of which {size} bytes came did not arrive in "
                         f"{self._limits.message_timeout} seconds; the setting is message_timeout"
                     )
                 )
@@ -323,37 +412,55 @@ class Connection(
                     )
                 )
 
-    async def _read(self) -> None:
-        buffer = self._buffer
-        # The first bytes of a message start its time, so they are reported at once.
-        enough = buffer.wanted if len(buffer) else 0
-        while self._end is None:
-            transport = self._transport
-            if self._stopping:
-                # What the operating system has by now counts as received before the stop.
-                await trio.lowlevel.checkpoint()
-                data = transport.read_nowait() or None
-            else:
-                try:
-                    data = await transport.read(buffer.wanted - len(buffer))
-                except trio.BrokenResourceError as error:
-                    self._end = error
-                    return
-            if self._closed:
-                raise trio.ClosedResourceError("this connection was closed by another task")
-            if data:
-                buffer.feed(data)
-                if len(buffer) >= enough:
-                    return
-            elif data is not None:
-                self._eof = True
-                self._end = trio.EndOfChannel("the peer finished")
-            elif self._stopping:
-                self._end = trio.EndOfChannel("the server is stopping")
-            elif isinstance(transport.error, GivenUpError):
-                self._end = transport.error
-            else:
-                return  # interrupted: something has changed
+    def _read_timed_out(self) -> None:
+        self._overdue = True
+        self._transport.interrupt()
+
+    def _tell_nowait(self, message: ReceiveT, listeners: tuple[Any, ...]) -> bool:
+        """If a subscription is all who listen, and has room: tell it. Say whether that was so."""
+        listener = listeners[0]
+        return (
+            type(listener) is Subscription
+            and len(listeners) == 1
+            and listener._offer(MessageReceived(self, message))
+        )
+
+    async def _deliver(self, message: ReceiveT) -> ReceiveT:
+        """Tell the listeners of a message, then return it."""
+        listeners = self._on_received._listeners
+        if len(listeners) == 1 and type(listeners[0]) is MessageHook:
+            # As _deliver_rest() would, less the making of an event that no one looks at.
+            self._undelivered = (message, deque())
+            self._receiving = self._special = True
+            try:
+                await listeners[0].function(self, message)
+                self._undelivered = None
+            finally:
+                self._receiving = False
+                self._special = self._closed or self._undelivered is not None
+            self._messages_received += 1
+            return message
+        return await self._deliver_rest(message, self._on_received._flat_listeners())
+
+    async def _deliver_rest(self, message: ReceiveT, listeners: deque[Any]) -> ReceiveT:
+        """Tell those listeners of a message, then return it.
+
+        If that is cut short, the next `receive` goes on with those who have not heard of it.
+        """
+        self._undelivered = (message, listeners)
+        self._receiving = self._special = True
+        try:
+            await deliver(MessageReceived(self, message), listeners)
+            self._undelivered = None
+        finally:
+            self._receiving = False
+            self._special = self._closed or self._undelivered is not None
+        self._messages_received += 1
+        return message
+
+    def _note(self, error: ProtocolError) -> None:
+        self._raised = error
+        self._raised_at = self._transport.bytes_received - len(self._buffer)
 
     def _give_up(self, error: Exception) -> None:
         self._end = error
@@ -383,15 +490,20 @@ class Connection(
         if transport.clear and not self._on_written._listeners:
             frame = self._encode(message)
             if type(frame) is bytes:
-                transport.append(frame)
                 self._messages_sent += 1
-                self._write()
+                buffer = self._buffer
+                if transport.deferring:
+                    transport.collect(frame)
+                elif buffer.start < len(buffer.data):
+                    transport.defer()
+                    transport.collect(frame)
+                else:
+                    transport.write(frame)
                 return
-            pieces: Sequence[Buffer] = _pieces(frame)
+            await transport.put(self._pieces(frame), self._announcement(message))
         else:
             transport.check()
-            pieces = _pieces(self._encode(message))
-        await transport.put(pieces, self._announcement(message))
+            await transport.put(self._frame(message), self._announcement(message))
         self._messages_sent += 1
         self._write()
 
@@ -403,7 +515,7 @@ class Connection(
               for room already. Nothing was queued.
         """
         self._transport.check()
-        if not self._put_nowait(_pieces(self._encode(message)), message):
+        if not self._put_nowait(self._frame(message), message):
             raise trio.WouldBlock
         self._write()
 
@@ -429,31 +541,50 @@ class Connection(
             raise trio.ClosedResourceError("this connection was closed")
         await self._transport.send_eof()
 
-    def _put_nowait(self, pieces: Sequence[Buffer], message: SendT) -> bool:
+    def _frame(self, message: SendT) -> Frame:
+        """The encoded message; or, for a stateful writer, what encodes it when there is room."""
+        if self._writer.stateful:
+            return lambda: self._pieces(self._encode(message))
+        return self._pieces(self._encode(message))
+
+    def _pieces(self, frame: Any) -> Sequence[Buffer]:
+        """What a writer has returned, checked, because the transport relies on it."""
+        if isinstance(frame, bytes):
+            return (frame,)
+        pieces = (frame,) if isinstance(frame, bytearray | memoryview) else frame
+        try:
+            # A memoryview may be of anything: only one of bytes has its size as its length.
+            return [bytes(p) if isinstance(p, memoryview) else _bytes_only(p) for p in pieces]
+        except TypeError as error:
+            raise TypeError(
+                f"{type(self._writer).__name__}.encode must return bytes, bytearray or memoryview, "
+                f"or a sequence of those, and returned {frame!r}"
+            ) from error
+
+    def _put_nowait(self, frame: Frame, message: SendT) -> bool:
         """Queue an encoded message if there is room for it; say whether there was."""
-        if not self._transport.put_nowait(pieces, self._announcement(message)):
+        if not self._transport.put_nowait(frame, self._announcement(message)):
             return False
         self._messages_sent += 1
         return True
 
-    def _frame_for_broadcast(
-        self, message: SendT, frames: dict[Any, Sequence[Buffer]]
-    ) -> Sequence[Buffer]:
+    def _frame_for_broadcast(self, message: SendT, frames: dict[Any, Frame]) -> Frame:
         """The encoded message, shared, by way of ``frames``, with connections of equal codecs."""
         codec = self._codec
         if codec is None or self._writer.stateful:
-            return _pieces(self._encode(message))
-        pieces = frames.get(codec)
-        if pieces is None:
-            pieces = frames[codec] = _pieces(self._encode(message))
-        return pieces
+            return self._frame(message)
+        frame = frames.get(codec)
+        if frame is None:
+            frame = frames[codec] = self._frame(message)
+        return frame
 
-    def _queue_broadcast(self, pieces: Sequence[Buffer], message: SendT) -> bool | None:
+    def _queue_broadcast(self, frame: Frame, message: SendT) -> bool | None:
         """Queue a frame for the next turn; False if the queue is full, None if it is closed."""
-        if self._transport.refusal is not None:
-            return None
-        if not self._put_nowait(pieces, message):
-            return False
+        try:
+            if not self._put_nowait(frame, message):
+                return False
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None  # as it was already, or as was found out just now
         self._transport.defer()
         return True
 
@@ -465,12 +596,17 @@ class Connection(
     async def _announce(self, message: SendT) -> None:
         try:
             await self._on_written.emit(MessageWritten(self, message))
-        except Exception as error:
-            _logger.exception("a message_written hook failed; %r is closed", self)
-            self._reason = self._reason or error
-            failure = trio.BrokenResourceError("a message_written hook failed")
-            failure.__cause__ = error
-            self._give_up(failure)
+        except* trio.Cancelled:
+            raise
+        except* BaseException as group:  # noqa: BLE001 - no one is here to raise it to
+            self._hook_failed(group.exceptions[0] if len(group.exceptions) == 1 else group)
+
+    def _hook_failed(self, error: BaseException) -> None:
+        _logger.error("a message_written hook failed; %r is closed", self, exc_info=error)
+        self._reason = self._reason or error
+        failure = trio.BrokenResourceError("a message_written hook failed")
+        failure.__cause__ = error
+        self._give_up(failure)
 
     def _write(self) -> None:
         """Have what was queued written: now, or together with the rest of a burst's replies."""
@@ -491,7 +627,10 @@ class Connection(
         is queued is lost.
         """
         if self._closing is not None:
-            await self._closing.wait()
+            if self._transport.in_announcement:  # which the first waits for, so we must not
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._closing.wait()
             return
         self._closing = trio.Event()
         self._closed = self._special = True
@@ -510,6 +649,8 @@ class Connection(
             raise
         finally:
             self.close_reason = self._reason or self._natural_reason()
+            if self._timer is not None:
+                self._timer.forget()
             for emitter in (self._on_received, self._on_written):
                 if self._is_own(emitter):
                     emitter._end_subscriptions()
@@ -518,6 +659,9 @@ class Connection(
     def _natural_reason(self) -> CloseReason | BaseException:
         if self._end is not None and not isinstance(self._end, trio.EndOfChannel):
             return self._end
+        decoded = self._transport.bytes_received - len(self._buffer)
+        if self._raised is not None and self._raised_at == decoded:
+            return self._raised  # and receiving has not gone on after it
         error = self._transport.error
         if error is not None and not isinstance(error, trio.ClosedResourceError):
             return error
@@ -529,9 +673,10 @@ class Connection(
 
     def _conclude(self, reason: CloseReason | BaseException) -> None:
         """The server has seen how this connection ended: better than what it looked like before."""
-        self._reason = reason
-        if self.close_reason is not None:
-            self.close_reason = reason
+        if not isinstance(self._reason, BaseException):  # else a hook had failed before
+            self._reason = reason
+            if self.close_reason is not None:
+                self.close_reason = reason
 
     def _is_closed_error(self, error: BaseException) -> bool:
         """Whether ``error`` says only that this connection was closed on this side."""
@@ -573,45 +718,57 @@ class Connection(
               that a `Server` accepted does.
 
         Raises:
+          TypeError, ValueError: for settings that cannot work. Nothing has happened then.
           ProtocolError: the peer sent more in the clear, which a man in the middle could have
               put there (CVE-2011-0411).
           trio.BrokenResourceError: the handshake failed, or took more than ``handshake_timeout``
               (`HandshakeTimeoutError`).
           trio.BusyResourceError: another task is receiving.
 
-        After an exception, and when cancelled, the connection is broken and can only be closed.
+        After a `ProtocolError` or a `trio.BrokenResourceError`, and when cancelled, the connection
+        can only be closed.
         """
         if server_side is None:
             server_side = self.server is not None
-        check_ssl_context(ssl_context, server_side=server_side)
+        check_ssl_context(ssl_context, server_side=server_side, server_hostname=server_hostname)
+        # Raises now what it would raise for server_hostname when the stream is given away already.
+        ssl_context.wrap_bio(
+            ssl.MemoryBIO(), ssl.MemoryBIO(), server_side, server_hostname=server_hostname
+        )
         if self._closed:
             raise trio.ClosedResourceError("this connection was closed")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this connection")
+        if self._transport.in_announcement:
+            raise trio.BusyResourceError("a message_written hook cannot start TLS")
         self._receiving = self._special = True
         try:
             plain = self._transport
-            await plain.drain()
+            await plain.finish()
+            while plain.queued:  # other tasks went on sending
+                await plain.finish()
+            if self._closed:
+                raise trio.ClosedResourceError("this connection was closed by another task")
             if len(self._buffer):
                 raise ProtocolError(
                     f"the peer sent {len(self._buffer)} bytes in the clear, not a TLS handshake"
                 )
-            plain.detach()
-            stream = wrap_tls(plain.stream, ssl_context, server_side, server_hostname)
+            stream = wrap_tls(plain.detach(), ssl_context, server_side, server_hostname)
             self._transport = secure = StreamTransport(stream, self._limits)
             secure.bytes_received = plain.bytes_received
             secure.bytes_written = plain.bytes_written
             try:
                 await handshake(stream, self._limits)
             except BaseException as error:
-                self._give_up(
-                    again(error)
-                    if isinstance(error, trio.BrokenResourceError)
-                    else trio.BrokenResourceError("the TLS handshake was not finished")
-                )
+                if not self._closed:
+                    self._give_up(
+                        again(error)
+                        if isinstance(error, trio.BrokenResourceError)
+                        else trio.BrokenResourceError("the TLS handshake was not finished")
+                    )
                 raise
         except ProtocolError as error:
-            self._raised = error
+            self._note(error)
             raise
         finally:
             self._receiving = False
@@ -622,7 +779,7 @@ class Connection(
     @property
     def local_address(self) -> Any:
         """This side's address as the `socket` module gives it; None where there is none."""
-        return address_of(self._transport.stream, "getsockname")
+        return self._transport.local_address()
 
     @property
     def message_received(self) -> EventEmitter[MessageReceived]:
@@ -633,7 +790,12 @@ class Connection(
 
     @property
     def message_written(self) -> EventEmitter[MessageWritten]:
-        """This connection's own emitter of `MessageWritten`; it forwards to the server's."""
+        """This connection's own emitter of `MessageWritten`; it forwards to the server's.
+
+        While much is written and not yet told, `send` waits for the listeners. A subscriber that
+        sends on this same connection before it takes the next event may so wait for itself: give
+        it a large ``buffer_size``, or an ``overflow`` that does not wait.
+        """
         if not self._is_own(self._on_written):
             self._on_written = _forwarding_to(self._on_written)
         return self._on_written
@@ -658,8 +820,10 @@ class Connection(
         )
 
 
-def _pieces(frame: Buffer | Sequence[Buffer]) -> Sequence[Buffer]:
-    return (frame,) if isinstance(frame, bytes | bytearray | memoryview) else frame
+def _bytes_only(piece: object) -> Buffer:
+    if not isinstance(piece, bytes | bytearray):
+        raise TypeError(f"not bytes: {piece!r}")
+    return piece
 
 
 def _forwarding_to(emitter: EventEmitter[Any]) -> EventEmitter[Any]:
@@ -669,21 +833,10 @@ def _forwarding_to(emitter: EventEmitter[Any]) -> EventEmitter[Any]:
     return own
 
 
-def address_of(
-    stream: trio.abc.Stream, name: Literal["getpeername", "getsockname"] = "getpeername"
-) -> Any:
-    """The address of the socket under ``stream``; None if there is none."""
-    while isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if isinstance(stream, trio.SocketStream):
-        # The socket has no address any more if it was reset or closed meanwhile.
-        with contextlib.suppress(OSError):
-            return getattr(stream.socket, name)()
-    return None
-
-
-def check_ssl_context(ssl_context: object, *, server_side: bool) -> None:
-    """Raise for a context that could never be used on this side."""
+def check_ssl_context(
+    ssl_context: object, *, server_side: bool, server_hostname: str | None = None
+) -> None:
+    """Raise for a context that cannot be used on this side, or would not check what it is to."""
     if not isinstance(ssl_context, ssl.SSLContext):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
     wrong = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
@@ -693,6 +846,9 @@ def check_ssl_context(ssl_context: object, *, server_side: bool) -> None:
             f"ssl_context is for the other side; a {side}'s is made by "
             f"ssl.create_default_context(ssl.Purpose.{purpose})"
         )
+    # Without a name, the ssl module would accept a certificate of any.
+    if not server_side and ssl_context.check_hostname and not server_hostname:
+        raise ValueError("server_hostname must be given: the ssl_context checks names")
 
 
 def wrap_tls(

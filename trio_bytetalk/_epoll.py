@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import select
 import sys
+from collections.abc import Awaitable
+from typing import cast
 
 import attrs
 import trio
 
 EPOLL_AVAILABLE = sys.platform == "linux"
 
-if EPOLL_AVAILABLE:
-    _READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_READ_EVENTS = EPOLL_AVAILABLE and select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
 
 @attrs.define(eq=False)
@@ -43,10 +44,13 @@ class Readiness:
     _read_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
     _write_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
 
-    async def wait_readable(self) -> None:
-        """Wait until a read might not block, or until `wake_reader`; always a checkpoint."""
+    def wait_readable(self) -> Awaitable[object]:
+        """Wait until a read might not block, or until `wake_reader`; always a checkpoint.
+
+        To be awaited at once. (Not a coroutine function: it would cost every wake-up.)
+        """
         self._read_task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+        return trio.lowlevel.wait_task_rescheduled(self._abort_read)  # noqa: ASYNC105 - see above
 
     async def wait_writable(self) -> None:
         """Wait until a write might not block, or until `close`; always a checkpoint."""
@@ -58,6 +62,19 @@ class Readiness:
         self._write_task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort_write)
 
+    def bytes_waiting(self) -> int:
+        """How many bytes can be read by now; 0 if the socket cannot say."""
+        # Imported here, for there are systems without, and they do not come here.
+        import fcntl
+        import termios
+
+        answer = bytearray(4)
+        try:
+            fcntl.ioctl(self._fd, termios.FIONREAD, answer)
+        except (OSError, ValueError):  # closed, which reading will show
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
+
     def wake_reader(self) -> None:
         """Let a task in `wait_readable` return now."""
         task = self._read_task
@@ -67,12 +84,12 @@ class Readiness:
 
     def close(self) -> None:
         """Unregister, and let the waiting tasks return. To be called while the socket is open."""
-        self._hub.unregister(self._fd)
+        self._hub.unregister(self)
         self.wake_reader()
         self._wake_writer()
 
     def notify(self, events: int) -> None:
-        """The epoll reported ``events``."""
+        """The epoll reported ``events``, and not `select.EPOLLIN` alone."""
         if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
             self.hung_up = self.readable = self.writable = True
             self.wake_reader()
@@ -81,9 +98,8 @@ class Readiness:
         if events & select.EPOLLIN:
             self.readable = True
             self.wake_reader()
-        if events & select.EPOLLOUT:
-            self.writable = True
-            self._wake_writer()
+        self.writable = True  # or it would not have been reported
+        self._wake_writer()
 
     def _wake_writer(self) -> None:
         task = self._write_task
@@ -100,25 +116,40 @@ class Readiness:
         return trio.lowlevel.Abort.SUCCEEDED
 
 
+# What events of descriptors that nobody knows go to.
+_STALE = Readiness(cast("_Hub", None), -1)
+
+
 @attrs.define(eq=False)
 class _Hub:
     epoll: select.epoll = attrs.field(factory=select.epoll)
     registered: dict[int, Readiness] = attrs.field(factory=dict)
 
-    def unregister(self, fd: int) -> None:
-        del self.registered[fd]
-        if not self.epoll.closed:  # it is, when the run is over and its last tasks clean up
-            self.epoll.unregister(fd)
+    def unregister(self, readiness: Readiness) -> None:
+        if self.registered.get(readiness._fd) is readiness:
+            del self.registered[readiness._fd]
+            if not self.epoll.closed:  # it is, when the run is over and its last tasks clean up
+                self.epoll.unregister(readiness._fd)
 
     async def run(self) -> None:
         registered = self.registered
         with self.epoll:
             poll = self.epoll.poll
+            reschedule = trio.lowlevel.reschedule
             fd = self.epoll.fileno()
             while True:
                 await trio.lowlevel.wait_readable(fd)
                 for ready, events in poll(0):
-                    registered[ready].notify(events)
+                    # One that was never unregistered may live on in a forked process, and speak up.
+                    readiness = registered.get(ready) or _STALE
+                    if events == select.EPOLLIN:  # as nearly always, and so without a call
+                        readiness.readable = True
+                        task = readiness._read_task
+                        if task is not None:
+                            readiness._read_task = None
+                            reschedule(task)
+                    else:
+                        readiness.notify(events)
 
 
 _hub: trio.lowlevel.RunVar[_Hub] = trio.lowlevel.RunVar("trio_bytetalk._epoll.hub")

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 import os
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Literal, cast
 
 import attrs
 import trio
@@ -23,14 +25,14 @@ from ._epoll import EPOLL_AVAILABLE, Readiness, register
 from ._errors import BytetalkError
 from ._flusher import flush_soon
 from ._limits import Limits
+from ._timer import Timer
 
-# Large enough that a burst of small messages needs few system calls, small enough that the
-# allocator keeps the memory (from 128 KiB on malloc asks the kernel for it each time) and that
-# one connection's chunk does not hold up the others for long.
+_logger = logging.getLogger("trio_bytetalk.transport")
+
+# How much is read at once, and how much from a peer that has filled that, for every read costs a
+# system call and a task switch. More would let one connection hold up the others for long.
 _READ_SIZE: Final = 64 * 1024
-
-# How much is read at once at the most when a message is known to be that large.
-_LARGE_READ_SIZE: Final = 1024 * 1024
+_LARGE_READ_SIZE: Final = 256 * 1024
 
 # Frames that are collected in a burst are written before its end if they come to so many bytes.
 _FLUSH_SIZE: Final = 64 * 1024
@@ -42,8 +44,15 @@ _GATHER_FROM: Final = 4096
 # more would fit into a socket's buffer.
 _GATHER_PIECES: Final = 64
 
+# How many times write_buffer_size may be written and not announced before senders wait.
+_UNANNOUNCED: Final = 16
+
 # How much one send_all of a StreamTransport gets: progress is only seen in between.
 _SEND_SIZE: Final = 64 * 1024
+
+# For how long take_rest() goes on reading a stream, which cannot be asked whether it has something.
+# What has arrived is there at once, or with TLS a few turns of the scheduler later.
+_REST_TIME: Final = 0.05
 
 # How many writes may succeed without waiting before the writing task must yield.
 _WRITES_PER_TURN: Final = 16
@@ -61,7 +70,9 @@ class SendTimeoutError(GivenUpError):
 
 
 Announce = Callable[[], Awaitable[None]]
-StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
+
+Frame = Sequence[Buffer] | Callable[[], Sequence[Buffer]]
+"""A frame, or what makes it when there is room for it: for writers that count their frames."""
 
 
 def again(error: Exception) -> Exception:
@@ -74,19 +85,93 @@ def again(error: Exception) -> Exception:
 def broken(error: BaseException) -> trio.BrokenResourceError:
     """What to raise for a connection that ``error`` broke, with the reason in its message."""
     reason = error.__cause__ or error
-    result = trio.BrokenResourceError(f"the connection broke: {reason}")
+    result = trio.BrokenResourceError(f"the connection broke: {str(reason) or repr(reason)}")
     result.__cause__ = reason
     return result
 
 
-@attrs.define(eq=False)
-class Transport(ABC, Generic[StreamT]):
-    """The queue of outgoing frames; how bytes move is the subclasses' part.
+def _end_was_sent() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("no more can be sent after send_eof()")
 
-    `read` has one caller at a time; all else may be called from any task.
+
+def _can_be_aborted(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.SUCCEEDED
+
+
+@attrs.define(eq=False)
+class _Worker:
+    """A system task that works whenever it is told to, until it is stopped.
+
+    A system task, because its work must outlive the cancellation of whoever gave rise to it: so no
+    frame is cut. It is stopped when its transport is closed.
     """
 
-    stream: StreamT
+    name: str
+    work: Callable[[], Awaitable[None]]
+    """Must not raise."""
+
+    busy: bool = attrs.field(default=False, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
+    _task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the current task is this one."""
+        return trio.lowlevel.current_task() is self._task
+
+    def start(self) -> None:
+        """Work, if it is not at work already."""
+        if self.busy or self._stopped:
+            return
+        self.busy = True
+        if self._task is None:
+            self._task = trio.lowlevel.spawn_system_task(
+                self._run, name=f"trio_bytetalk: {self.name}", context=contextvars.copy_context()
+            )
+        else:
+            trio.lowlevel.reschedule(self._task)
+
+    def stop(self) -> None:
+        """End the task, in whatever work it may be, unless that is what calls this."""
+        self._stopped = True
+        if self._task is not None and not self.is_current:
+            self._scope.cancel()
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                while not self._stopped:
+                    await self.work()
+                    self.busy = False
+                    if not self._stopped:
+                        await trio.lowlevel.wait_task_rescheduled(_can_be_aborted)
+        finally:
+            self.busy = False
+            self._stopped = True
+            self._task = None
+
+
+@attrs.define(eq=False)
+class _Sender:
+    """A task that waits for room for its frame."""
+
+    task: trio.lowlevel.Task
+    frame: Frame
+    announce: Announce | None
+    is_hook: bool
+    admitted: bool = False
+    error: Exception | None = None
+
+
+@attrs.define(eq=False)
+class Transport(ABC):
+    """The queue of outgoing frames; how bytes move is the subclasses' part.
+
+    One task at a time may read; all else may be called from any task.
+    """
+
+    stream: trio.abc.Stream
     limits: Limits
 
     bytes_received: int = attrs.field(default=0, init=False)
@@ -96,10 +181,10 @@ class Transport(ABC, Generic[StreamT]):
     """How many bytes are queued that the operating system has not taken."""
 
     clear: bool = attrs.field(default=True, init=False)
-    """Whether `append` may be called right away; `put` does what is needed if not."""
+    """Whether `write` may be called right away; `put` does what is needed if not."""
 
     deferring: bool = attrs.field(default=False, init=False)
-    """Whether frames are collected for now: `read`, or the flusher's turn, will write them."""
+    """Whether frames are collected for now: `ready`, or the flusher's turn, will write them."""
 
     refusal: Exception | None = attrs.field(default=None, init=False)
     """Why no more frames are taken, once that is so."""
@@ -110,14 +195,14 @@ class Transport(ABC, Generic[StreamT]):
     _queue: list[Buffer] = attrs.field(factory=list, init=False)
     # Lists, for they are empty mostly, and an empty deque takes 600 bytes.
     _announcements: list[tuple[int, Announce]] = attrs.field(factory=list, init=False)
-    _senders: list[tuple[trio.lowlevel.Task, Sequence[Buffer], Announce | None]] = attrs.field(
-        factory=list, init=False
-    )
+    _senders: list[_Sender] = attrs.field(factory=list, init=False)
     _drainers: list[trio.lowlevel.Task] = attrs.field(factory=list, init=False)
     _flush_at: int = attrs.field(init=False)
     _writes_left: int = attrs.field(default=_WRITES_PER_TURN, init=False)
-    _pump_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
-    _pump_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
+    _announced: int = attrs.field(default=0, init=False)  # how far, if anything is to be announced
+    _pump: _Worker | None = attrs.field(default=None, init=False)
+    _announcer: _Worker | None = attrs.field(default=None, init=False)
+    _send_timer: Timer | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._flush_at = min(_FLUSH_SIZE, self.limits.write_buffer_size)
@@ -125,69 +210,100 @@ class Transport(ABC, Generic[StreamT]):
     # -- reading
 
     @abstractmethod
-    async def read(self, wanted: int) -> bytes | bytearray | None:
-        """Wait for received bytes; always a checkpoint, which comes before anything is received.
+    def ready(self) -> Awaitable[object]:
+        """To be awaited before `take`: waits until that may have something, or `interrupt`.
 
-        Args:
-          wanted: How many bytes the reader would like, if that is known.
-
-        Returns:
-          The bytes, ``b""`` at the end of the stream, None if `interrupt` was called.
-
-        Raises:
-          trio.BrokenResourceError: if the connection broke.
+        Awaiting it is always a checkpoint. What is queued is written first. Cancelled, nothing that
+        has been received is lost.
         """
 
     @abstractmethod
-    def read_nowait(self) -> bytes | bytearray | None:
-        """What `read` would return at once; None if it would wait, or nobody can say."""
+    def take(self) -> bytes | bytearray | None:
+        """Received bytes, as far as they can be had without waiting.
+
+        Returns:
+          ``b""`` at the end of the stream, None if there is nothing now.
+
+        Raises:
+          trio.BrokenResourceError: if the connection broke.
+          trio.ClosedResourceError: if it was closed.
+        """
+
+    @abstractmethod
+    async def take_rest(
+        self, feed: Callable[[bytes | bytearray], None]
+    ) -> bytes | bytearray | None:
+        """Feed what has arrived by now, and hardly more, however fast the peer is.
+
+        Always a checkpoint. Returns and raises what `take` does when nothing is left.
+        """
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Let a task in `read` return now."""
+        """Let a task that waits for `ready` go on now."""
 
     # -- writing
 
-    def append(self, piece: Buffer) -> None:
-        """Queue a frame of one piece. Only when `clear`; `flush_now` or `defer` must follow."""
-        self._queue.append(piece)
-        self.queued += len(piece)
+    @abstractmethod
+    def write(self, frame: bytes) -> None:
+        """Write a frame now, and queue what is not taken of it. Only when `clear`."""
 
-    async def put(self, pieces: Sequence[Buffer], announce: Announce | None = None) -> None:
+    def collect(self, frame: bytes) -> None:
+        """Queue a frame that is written later, as `defer` has said. Only when `clear`."""
+        self._queue.append(frame)
+        self.queued += len(frame)
+        if self.queued > self._flush_at:
+            self.flush_now()
+            self._writes_left = 0  # a task that sends on and on must yield now and then
+            self.clear = False
+
+    async def put(self, frame: Frame, announce: Announce | None = None) -> None:
         """Queue a frame, after waiting until there is room for it.
 
         Args:
-          announce: Awaited, by the pump, when the operating system has the whole frame.
+          announce: Awaited, by a task of its own, when the operating system has the whole frame.
 
         Raises:
           trio.ClosedResourceError, trio.BrokenResourceError: if no more frames are taken.
 
         Cancelled, it has queued nothing.
         """
-        if self._writes_left <= 0:
-            await trio.lowlevel.checkpoint()
-            self._renew_turn()
-        if not self.put_nowait(pieces, announce):
-            entry = (trio.lowlevel.current_task(), pieces, announce)
-            self._senders.append(entry)
+        must_yield = self._writes_left <= 0
+        if must_yield:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if not self.put_nowait(frame, announce):
+            task = trio.lowlevel.current_task()
+            sender = _Sender(task, frame, announce, self.in_announcement)
+            # The others may be waiting for the hook to be done, so it must not wait behind them.
+            self._senders.insert(0 if sender.is_hook else len(self._senders), sender)
+            self.clear = False
 
             def abort(_: object) -> trio.lowlevel.Abort:
-                self._senders.remove(entry)
+                self._senders.remove(sender)
+                self._update_clear()
                 return trio.lowlevel.Abort.SUCCEEDED
 
             # Whoever makes room queues the frame for us: so frames keep the order of the calls.
             await trio.lowlevel.wait_task_rescheduled(abort)
-            self.check()
+            if sender.error is not None:
+                raise sender.error
+            if not sender.admitted:
+                self.check()
+        elif must_yield:
+            # Only now, or a task that sends meanwhile would overtake us.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            self._renew_turn()
 
-    def put_nowait(self, pieces: Sequence[Buffer], announce: Announce | None = None) -> bool:
+    def put_nowait(self, frame: Frame, announce: Announce | None = None) -> bool:
         """Queue a frame if there is room for it; say whether there was."""
         self.check()
         if self.queued > self.limits.write_buffer_size and not self._senders:
             self.flush_now()
             self.check()
-        if self.queued > self.limits.write_buffer_size or self._senders:
+        is_hook = self.in_announcement
+        if not self._has_room(is_hook) or (self._senders and not is_hook):
             return False
-        self._enqueue(pieces, announce)
+        self._enqueue(frame, announce)
         return True
 
     def check(self) -> None:
@@ -196,12 +312,10 @@ class Transport(ABC, Generic[StreamT]):
             raise again(self.refusal)
 
     def defer(self) -> None:
-        """Write what is queued when the burst ends, or at the scheduler's next turn."""
+        """Have what is queued written when the burst ends, or at the scheduler's next turn."""
         if not self.deferring:
             self.deferring = True
             flush_soon(self)
-        elif self.queued > self._flush_at:
-            self.flush_now()
 
     @abstractmethod
     def flush_now(self) -> None:
@@ -218,17 +332,13 @@ class Transport(ABC, Generic[StreamT]):
         while self.bytes_written < target:
             if self.error is not None:
                 raise again(self.error)
-            if trio.lowlevel.current_task() is self._pump_task:
-                # In an announcement: the pump waits for us, so we do its work meanwhile.
-                await self._write_some()
-            else:
-                await self._wait_for_progress()
+            await self._wait_for_progress()
         await trio.lowlevel.checkpoint()
 
     async def finish(self) -> None:
         """`drain`, and wait until everything written is announced."""
         await self.drain()
-        while self._pump_task is not None and self._pump_task is not trio.lowlevel.current_task():
+        while self._announcements and self.error is None and not self.in_announcement:
             await self._wait_for_progress()
 
     def refuse(self, error: Exception) -> None:
@@ -236,8 +346,8 @@ class Transport(ABC, Generic[StreamT]):
         if self.refusal is None:
             self.refusal = error
             self.clear = False
-            for task, _, _ in self._senders:
-                trio.lowlevel.reschedule(task)
+            for sender in self._senders:
+                trio.lowlevel.reschedule(sender.task)
             self._senders.clear()
 
     def fail(self, error: Exception) -> None:
@@ -248,6 +358,11 @@ class Transport(ABC, Generic[StreamT]):
             self._queue.clear()
             self._progressed()
 
+    @property
+    def in_announcement(self) -> bool:
+        """Whether the current task is announcing a frame: it must not wait for that to be done."""
+        return self._announcer is not None and self._announcer.is_current
+
     # -- closing
 
     async def send_eof(self) -> None:
@@ -256,39 +371,79 @@ class Transport(ABC, Generic[StreamT]):
             raise BytetalkError(
                 f"a {type(self.stream).__name__} cannot be half-closed; TLS, for one, cannot"
             )
+        self.refuse(_end_was_sent())  # first, or a task that waits to send would come in between
         await self.drain()
         await self.stream.send_eof()
-        self.refuse(trio.ClosedResourceError("the end was sent, by send_eof()"))
 
     @abstractmethod
     async def aclose(self) -> None:
         """Close the stream, and let `read` return. Cancelled, the stream is closed all the same."""
 
-    def _stop(self) -> None:
+    def _end(self) -> None:
         """No more writing, and no more announcements; one that is under way is cancelled."""
         self.fail(trio.ClosedResourceError("the connection was closed"))
         self._announcements.clear()
-        if self._pump_scope is not None and self._pump_task is not trio.lowlevel.current_task():
-            self._pump_scope.cancel()
+        if self._send_timer is not None:
+            self._send_timer.forget()
+        self._stop(self._pump, self._announcer)
 
-    def detach(self) -> None:
-        """Leave the stream alone from now on, so that another transport can go on with it."""
+    def local_address(self) -> Any:
+        """This side's address, None if there is none."""
+        return address_of(self.stream, "getsockname")
+
+    def detach(self) -> trio.abc.Stream:
+        """Give the stream away, for another transport to go on with it. Nothing may be queued."""
+        self._end()
+        return self.stream
 
     # -- within
 
-    def _enqueue(self, pieces: Sequence[Buffer], announce: Announce | None) -> None:
+    def _has_room(self, is_hook: bool = False) -> bool:
+        limit = self.limits.write_buffer_size
+        # Frames that are written and wait to be announced hold memory, too. But they wait for the
+        # hook that is being told of one, so it does not wait for them.
+        return self.queued <= limit and (
+            is_hook
+            or not self._announcements
+            or self.bytes_written - self._announced <= _UNANNOUNCED * limit
+        )
+
+    def _enqueue(self, frame: Frame, announce: Announce | None) -> None:
+        pieces = frame() if callable(frame) else frame
         self._queue.extend(pieces)
         self.queued += sum(map(len, pieces))
+        if self.queued > self.limits.write_buffer_size:
+            self.clear = False
         if announce is not None:
+            if not self._announcements:
+                self._announced = self.bytes_written
             self._announcements.append((self.bytes_written + self.queued, announce))
-            self._start_pump()
+            if not self.queued:  # a frame without any bytes
+                self._start_announcer()
 
-    def _due(self) -> bool:
-        return bool(self._announcements) and self._announcements[0][0] <= self.bytes_written
+    def _admit(self) -> None:
+        """Queue the frames of those who wait, as far as there is room now."""
+        senders = self._senders
+        while senders and self._has_room(senders[0].is_hook):
+            sender = senders.pop(0)
+            try:
+                self._enqueue(sender.frame, sender.announce)
+                sender.admitted = True
+            except Exception as error:  # noqa: BLE001 - it is raised where it belongs
+                sender.error = error
+            trio.lowlevel.reschedule(sender.task)
+
+    def _update_clear(self) -> None:
+        self.clear = (
+            self._has_room()
+            and self._writes_left > 0
+            and self.refusal is None
+            and not self._senders
+        )
 
     def _renew_turn(self) -> None:
         self._writes_left = _WRITES_PER_TURN
-        self.clear = self.refusal is None and not self._queue
+        self._update_clear()
 
     def _count_write(self) -> None:
         self._writes_left -= 1
@@ -310,11 +465,11 @@ class Transport(ABC, Generic[StreamT]):
             if count:
                 queue[done] = memoryview(queue[done])[count:]
             del queue[:done]
-        senders = self._senders
-        while senders and self.queued <= self.limits.write_buffer_size:
-            task, pieces, announce = senders.pop(0)
-            self._enqueue(pieces, announce)
-            trio.lowlevel.reschedule(task)
+        self._admit()
+        if self._announcements:
+            self._start_announcer()
+        if not self.clear:
+            self._update_clear()
         if self._drainers:
             self._progressed()
 
@@ -334,44 +489,63 @@ class Transport(ABC, Generic[StreamT]):
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _start_pump(self) -> None:
-        if self._pump_task is None:
-            # A system task: it must outlive the cancellation of whoever queued the bytes, so that
-            # no frame is cut. It ends when the queue is empty or the transport is closed.
-            self._pump_task = trio.lowlevel.spawn_system_task(
-                self._pump, name="trio_bytetalk: pump", context=contextvars.copy_context()
-            )
+        if self._pump is None:
+            self._pump = _Worker("pump", self._write_all)
+        self._pump.start()
 
-    async def _pump(self) -> None:
-        """Write what could not be written at once, and announce it, until nothing is left."""
-        try:
-            with trio.CancelScope() as self._pump_scope:
-                while self._queue or self._due():
-                    if self._queue:
-                        await self._write_some()
-                    while self._due():
-                        await self._announcements.pop(0)[1]()
-        finally:
-            self._pump_scope = self._pump_task = None
-            self._renew_turn()
-            self._progressed()
+    async def _write_all(self) -> None:
+        while self._queue:
+            await self._write_some()
+        self._renew_turn()
+
+    def _start_announcer(self) -> None:
+        if self._announcements[0][0] <= self.bytes_written:
+            if self._announcer is None:
+                self._announcer = _Worker("announcer", self._announce_due)
+            self._announcer.start()
+
+    async def _announce_due(self) -> None:
+        announcements = self._announcements
+        while announcements and announcements[0][0] <= self.bytes_written:
+            await announcements[0][1]()
+            if announcements:  # or the transport was closed meanwhile
+                self._announced = announcements.pop(0)[0]
+                self._admit()
+                self._progressed()
 
     async def _write_some(self) -> None:
         """Write a part of the queue, waiting while the peer takes nothing; always a checkpoint."""
-        with trio.CancelScope(deadline=trio.current_time() + self.limits.send_timeout) as scope:
-            try:
-                await self._write_and_wait()
-            except trio.BrokenResourceError as error:
-                self.fail(broken(error))
-            except trio.ClosedResourceError as error:
-                self.fail(error)
-        if scope.cancelled_caught:
-            self.fail(
-                SendTimeoutError(
-                    f"the peer took none of {self.queued} queued bytes in "
-                    f"{self.limits.send_timeout} seconds; the setting is send_timeout"
-                )
+        timer = self._send_timer
+        if timer is None:
+            timer = self._send_timer = Timer(self._send_timed_out)
+        timer.start(trio.current_time() + self.limits.send_timeout)
+        try:
+            await self._write_and_wait()
+        except trio.BrokenResourceError as error:
+            self.fail(broken(error))
+        except trio.ClosedResourceError as error:
+            self.fail(trio.ClosedResourceError(str(error)))
+        except Exception as error:
+            # A bug of the stream's must not end the whole run, as it would from a system task.
+            _logger.exception("%r failed", self.stream)
+            self.fail(broken(error))
+        finally:
+            timer.stop()
+
+    def _send_timed_out(self) -> None:
+        self.fail(
+            SendTimeoutError(
+                f"the peer took none of {self.queued} queued bytes in "
+                f"{self.limits.send_timeout} seconds; the setting is send_timeout"
             )
-            self.interrupt()
+        )
+        self.interrupt()
+        self._stop(self._pump)
+
+    def _stop(self, *workers: _Worker | None) -> None:
+        for worker in workers:
+            if worker is not None:
+                worker.stop()
 
     @abstractmethod
     async def _write_and_wait(self) -> None:
@@ -379,42 +553,61 @@ class Transport(ABC, Generic[StreamT]):
 
 
 @attrs.define(eq=False)
-class StreamTransport(Transport[trio.abc.Stream]):
+class StreamTransport(Transport):
     """A transport over any Trio stream, through `trio.abc.Stream` alone."""
 
     _read_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
+    _received: bytes | bytearray | None = attrs.field(default=None, init=False)
 
-    async def read(self, wanted: int) -> bytes | bytearray | None:
+    async def ready(self) -> None:
         self.flush_now()
         with trio.CancelScope() as self._read_scope:
             try:
-                data = await self.stream.receive_some()
+                self._received = await self.stream.receive_some()
             except trio.BrokenResourceError as error:
                 raise broken(error) from error.__cause__
-            self.bytes_received += len(data)
-            self._renew_turn()
-            return data
-        return None
 
-    def read_nowait(self) -> bytes | None:
+    def take(self) -> bytes | bytearray | None:
+        data, self._received = self._received, None
+        if data:
+            self.bytes_received += len(data)
+        return data
+
+    async def take_rest(
+        self, feed: Callable[[bytes | bytearray], None]
+    ) -> bytes | bytearray | None:
+        with trio.move_on_after(_REST_TIME):
+            while True:
+                await self.ready()
+                data = self.take()
+                if not data:
+                    return data
+                feed(data)
         return None
 
     def interrupt(self) -> None:
         if self._read_scope is not None:
             self._read_scope.cancel()
 
+    def write(self, frame: bytes) -> None:
+        self.collect(frame)
+        self.flush_now()
+
     def flush_now(self) -> None:
         # send_all is left to the pump in any case: cancelled, it would leave a frame in pieces.
         self.deferring = False
         if self._queue:
             self._start_pump()
-            self.clear = False
 
     async def aclose(self) -> None:
-        self._stop()
+        self._end()
         try:
-            with contextlib.suppress(trio.BrokenResourceError):
-                await self.stream.aclose()
+            await self.stream.aclose()
+        except trio.BrokenResourceError:
+            pass
+        except Exception:
+            # The stream's bug; but who closes a connection must be able to rely on that.
+            _logger.exception("%r could not be closed", self.stream)
         finally:
             self.interrupt()
 
@@ -425,70 +618,109 @@ class StreamTransport(Transport[trio.abc.Stream]):
             self._queue = [data]
         data = data[:_SEND_SIZE]
         await self.stream.send_all(data)
-        self._taken(len(data))
+        if self.error is None:  # or the queue was cleared meanwhile
+            self._taken(len(data))
 
 
 @attrs.define(eq=False)
-class SocketTransport(Transport[trio.SocketStream]):
+class SocketTransport(Transport):
     """A transport over a `trio.SocketStream`, on Linux, working on the plain descriptor.
 
-    One task switch for each wake-up: it waits first, unless the last read filled its buffer, and
-    then makes the system call itself; and a write that need not wait is nothing but a system call.
+    It takes the descriptor out of the stream, which saves memory, and time that would go into
+    looking whether someone has closed it. It needs one task switch for each wake-up, as it waits
+    first, unless the last read filled its buffer, and then makes the system call itself; and a
+    write that need not wait is nothing but a system call.
     """
 
+    _socket: socket.socket = attrs.field(init=False)
+    _fd: int = attrs.field(init=False)
     _readiness: Readiness = attrs.field(init=False)
+    _read_size: int = attrs.field(default=_READ_SIZE, init=False)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        self._readiness = register(self.stream.socket.fileno())
+        trio_socket = cast(trio.SocketStream, self.stream).socket
+        self._readiness = register(trio_socket.fileno())
+        self._socket = socket.socket(
+            trio_socket.family, trio_socket.type, trio_socket.proto, fileno=trio_socket.detach()
+        )
+        self._fd = self._socket.fileno()
 
-    async def read(self, wanted: int) -> bytes | None:
+    def ready(self) -> Awaitable[object]:
         if self._queue:
             self.flush_now()
         readiness = self._readiness
         if readiness.readable:
-            await trio.lowlevel.checkpoint()
-        else:
-            await readiness.wait_readable()
-        self._renew_turn()
-        return self._receive(wanted)
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the caller awaits it
+        return readiness.wait_readable()
 
-    def read_nowait(self) -> bytes | None:
-        return self._receive(0)
-
-    def _receive(self, wanted: int) -> bytes | None:
-        size = min(wanted, _LARGE_READ_SIZE) if wanted > _READ_SIZE else _READ_SIZE
+    def take(self) -> bytes | None:
+        if self._writes_left != _WRITES_PER_TURN:
+            self._renew_turn()
+        size = self._read_size
         try:
-            data = os.read(self._fileno(), size)
+            data = os.read(self._fd, size)
         except BlockingIOError:
             self._readiness.readable = False
             return None
         except OSError as error:
+            if self._fd < 0:
+                raise trio.ClosedResourceError("the connection was closed") from None
             raise broken(error) from error
         count = len(data)
-        if count < size and not self._readiness.hung_up:
-            self._readiness.readable = False
         self.bytes_received += count
+        if count == size:
+            self._read_size = _LARGE_READ_SIZE
+        elif not self._readiness.hung_up:
+            self._readiness.readable = False
+            if count < _READ_SIZE:
+                self._read_size = _READ_SIZE
         return data
+
+    async def take_rest(
+        self, feed: Callable[[bytes | bytearray], None]
+    ) -> bytes | bytearray | None:
+        await trio.lowlevel.checkpoint()
+        arrived = self._readiness.bytes_waiting()
+        while True:
+            data = self.take()
+            if not data:
+                return data
+            feed(data)
+            arrived -= len(data)
+            if arrived < 0:
+                return None
 
     def interrupt(self) -> None:
         self._readiness.wake_reader()
 
+    def write(self, frame: bytes) -> None:
+        size = len(frame)
+        if not self._queue:
+            self._count_write()
+            try:
+                written = os.write(self._fd, frame)
+            except OSError:
+                written = 0  # what is wrong, if it is more than a full buffer, is seen again
+            if written == size:
+                self.bytes_written += written
+                return
+            self.bytes_written += written
+            self._queue.append(memoryview(frame)[written:])
+            self.queued += size - written
+            self.flush_now()
+            self._update_clear()
+        else:
+            self.collect(frame)
+            self.flush_now()
+
     def flush_now(self) -> None:
         self.deferring = False
-        if self._pump_task is None and self._queue:
+        if self._queue and not (self._pump is not None and self._pump.busy):
             self._count_write()
             self._write()
             if self._queue:
                 self._start_pump()
-                self.clear = False
-
-    def _fileno(self) -> int:
-        fd = self.stream.socket.fileno()
-        # Were the socket closed behind our back, its old number might be another file by now.
-        if fd < 0:
-            raise trio.ClosedResourceError("the connection's socket was closed")
-        return fd
 
     def _write(self) -> None:
         """Write as much as the operating system takes."""
@@ -498,16 +730,16 @@ class SocketTransport(Transport[trio.SocketStream]):
                 data: Buffer = queue[0]
                 if len(queue) == 1:
                     size = len(data)
-                    written = os.write(self._fileno(), data)
+                    written = os.write(self._fd, data)
                 elif self.queued < len(queue) * _GATHER_FROM:
                     data = b"".join(queue)
                     queue[:] = [data]
                     size = len(data)
-                    written = os.write(self._fileno(), data)
+                    written = os.write(self._fd, data)
                 else:
                     pieces = queue[:_GATHER_PIECES]
                     size = sum(map(len, pieces))
-                    written = os.writev(self._fileno(), pieces)
+                    written = os.writev(self._fd, pieces)
                 self._taken(written)
                 if written < size:
                     break
@@ -517,8 +749,6 @@ class SocketTransport(Transport[trio.SocketStream]):
             pass
         except OSError as error:
             self.fail(broken(error))
-        except trio.ClosedResourceError as error:
-            self.fail(error)
         self._readiness.writable = False
 
     async def _write_and_wait(self) -> None:
@@ -528,18 +758,36 @@ class SocketTransport(Transport[trio.SocketStream]):
             await trio.lowlevel.checkpoint()
         self._write()
 
-    def detach(self) -> None:
+    def local_address(self) -> Any:
+        with contextlib.suppress(OSError):
+            return self._socket.getsockname()
+        return None
+
+    def detach(self) -> trio.abc.Stream:
+        self._end()
         self._readiness.close()
+        self._fd = -1
+        return trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
+
+    async def send_eof(self) -> None:
+        self.refuse(_end_was_sent())
+        await self.drain()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise broken(error) from error
 
     async def aclose(self) -> None:
-        healthy = self.error is None and not self._readiness.hung_up
-        self._stop()
+        healthy = self.error is None
+        self._end()
         try:
             if healthy:
                 await self._linger()
         finally:
-            self.detach()
-            await self.stream.aclose()
+            self._readiness.close()
+            self._fd = -1
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
 
     async def _linger(self) -> None:
         """If the peer is still sending, say that we have finished, and read on until it has, too.
@@ -547,15 +795,28 @@ class SocketTransport(Transport[trio.SocketStream]):
         Closing a socket that has unread data resets the connection, and that destroys whatever of
         our last messages the peer has not received (RFC 1122, 4.2.2.13).
         """
-        with contextlib.suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            if not self._receive(0):
+        with contextlib.suppress(OSError, trio.BrokenResourceError):
+            if not self.take():
                 return
-            self.stream.socket.shutdown(trio.socket.SHUT_WR)
-            while await self.read(0) != b"":
-                pass
+            self._socket.shutdown(socket.SHUT_WR)
+            while self.take() != b"":
+                await self.ready()
 
 
-def open_transport(stream: trio.abc.Stream, limits: Limits) -> Transport[Any]:
+def address_of(
+    stream: trio.abc.Stream, name: Literal["getpeername", "getsockname"] = "getpeername"
+) -> Any:
+    """The address of the socket under ``stream``; None if there is none."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if isinstance(stream, trio.SocketStream):
+        # The socket has no address any more if it was reset or closed meanwhile.
+        with contextlib.suppress(OSError):
+            return getattr(stream.socket, name)()
+    return None
+
+
+def open_transport(stream: trio.abc.Stream, limits: Limits) -> Transport:
     """The fastest transport that there is for ``stream``."""
     if EPOLL_AVAILABLE and type(stream) is trio.SocketStream:
         return SocketTransport(stream, limits)

@@ -1,0 +1,103 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import attrs
+import hypothesis
+import pytest
+import trio
+import trustme
+from pairs import KINDS, TIGHT_KINDS, Pair
+
+from trio_bytetalk import Connection, open_connection
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("trio_bytetalk", deadline=None)
+hypothesis.settings.load_profile("trio_bytetalk")
+
+# Longer than any test takes, on a busy machine too.
+_PATIENCE = 15
+
+Connect = Callable[..., Connection[Any, Any]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """End a test that hangs, so that the others run."""
+    too_long = False
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal too_long
+        too_long = True
+        signal.raise_signal(signal.SIGINT)  # for Trio knows how to end with that
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(_PATIENCE)
+    try:
+        yield
+    except BaseException as error:
+        if too_long:
+            raise TimeoutError(f"the test took more than {_PATIENCE} seconds") from error
+        raise
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(params=KINDS)
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """Two connected streams, of each kind in turn."""
+    left, right = KINDS[request.param]()
+    yield left, right
+    await trio.aclose_forcefully(left)
+    await trio.aclose_forcefully(right)
+
+
+@pytest.fixture(params=TIGHT_KINDS)
+async def tight_pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """Two connected streams that are soon full, of each kind in turn."""
+    left, right = TIGHT_KINDS[request.param]()
+    yield left, right
+    await trio.aclose_forcefully(left)
+    await trio.aclose_forcefully(right)
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """`open_connection`, whose connections are closed at the end of the test."""
+    opened = []
+
+    @functools.wraps(open_connection)
+    def connect(stream: trio.abc.Stream, **options: Any) -> Connection[Any, Any]:
+        connection = open_connection(stream, **options)
+        opened.append(connection)
+        return connection
+
+    yield connect
+    for connection in opened:
+        await trio.aclose_forcefully(connection)
+
+
+@attrs.frozen
+class Tls:
+    """Contexts for both sides of a TLS connection with example.org."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+@pytest.fixture(scope="session")
+def tls() -> Tls:
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("example.org").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return Tls(server, client)

@@ -1,0 +1,349 @@
+"""Cancelling anything, anywhere: no message is lost, none comes twice, no frame is cut.
+
+Each scenario runs again and again, and its task is cancelled once each time: the first time where
+it first stops, the second time where it stops next, and so on, until it runs through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Literal
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from conftest import Tls
+from pairs import Pair, Stream, frame, lockstep, memory, read_to_end, tight_unix, unix
+
+from trio_bytetalk import (
+    CloseReason,
+    Connection,
+    IdleTimeoutError,
+    LengthPrefixed,
+    Lines,
+    MessageReceived,
+    MessageWritten,
+    Reader,
+    ReceiveBuffer,
+    open_connection,
+)
+
+AnyConnection = Connection[Any, Any]
+
+Moment = Literal["as it stops", "before it goes on"]
+
+
+@attrs.define(eq=False)
+class Canceller(trio.abc.Instrument):
+    """Cancels what runs in its `scope`, at one of the moments at which its task switches.
+
+    ``"as it stops"`` is where a wait is aborted. ``"before it goes on"`` is where the wait has been
+    successful already, and the cancellation is noticed at the next checkpoint.
+    """
+
+    step: int
+    moment: Moment
+    fired: bool = False
+    _task: trio.lowlevel.Task | None = None
+    _scope: trio.CancelScope | None = None
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        self._task = trio.lowlevel.current_task()
+        try:
+            with trio.CancelScope() as self._scope:
+                yield
+        finally:
+            self._scope = None
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.moment == "as it stops":
+            self._count(task)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.moment == "before it goes on":
+            self._count(task)
+
+    def _count(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task and self._scope is not None:
+            self.step -= 1
+            if self.step == 0:
+                self.fired = True
+                self._scope.cancel()
+
+
+Scenario = Callable[[Canceller], Awaitable[None]]
+
+
+async def cancelled_everywhere(moment: Moment, scenario: Scenario) -> int:
+    """Run ``scenario`` with a cancellation at each step; how many steps there were."""
+    for step in itertools.count(1):
+        canceller = Canceller(step, moment)
+        trio.lowlevel.add_instrument(canceller)
+        try:
+            await scenario(canceller)
+        finally:
+            trio.lowlevel.remove_instrument(canceller)
+        if not canceller.fired:
+            return step
+    raise AssertionError
+
+
+@pytest.fixture(params=["as it stops", "before it goes on"])
+def moment(request: pytest.FixtureRequest) -> Moment:
+    result: Moment = request.param
+    return result
+
+
+@pytest.fixture(params=[memory, lockstep, unix, tight_unix])
+def make(request: pytest.FixtureRequest) -> Callable[[], Pair]:
+    result: Callable[[], Pair] = request.param
+    return result
+
+
+# -- an echo server with bursts, congestion, listeners, and a protocol that changes
+
+SWITCH = b"switch"
+
+
+def conversation() -> tuple[list[bytes], bytes]:
+    """Messages in turn binary and in lines, with a `SWITCH` in between; and the bytes that came."""
+    noise = random.Random(4)
+    messages: list[bytes] = []
+    data = b""
+    for framing in (frame, lambda message: message + b"\r\n", frame):
+        sizes = [noise.choice([0, 3, 30, 300, 3000]) for _ in range(20)]
+        part = [b"%d " % number + b"x" * size for number, size in enumerate(sizes)]
+        part.append(SWITCH)
+        messages += part
+        data += b"".join(map(framing, part))
+    return messages, data
+
+
+def cut(data: bytes) -> Iterator[bytes]:
+    """In chunks of all sizes: single bytes, and many messages at once."""
+    noise = random.Random(5)
+    at = 0
+    while at < len(data):
+        size = noise.choice([1, 2, 100, 500, 2000])
+        yield data[at : at + size]
+        at += size
+
+
+async def converse(peer: Stream, data: bytes, received: list[bytes]) -> None:
+    """Send ``data`` and read the replies, slowly, both in bits and pieces."""
+
+    async def write() -> None:
+        for chunk in cut(data):
+            await peer.send_all(chunk)
+        await peer.send_eof()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        replies = b""
+        for size in itertools.cycle([50, 1, 4000, 2000]):
+            await trio.testing.wait_all_tasks_blocked()  # until there is no room for replies
+            chunk = await peer.receive_some(size)
+            if not chunk:
+                break
+            replies += chunk
+    buffer = ReceiveBuffer()
+    buffer.feed(replies)
+    reader = LengthPrefixed().reader()
+    while len(buffer):
+        message = reader.decode(buffer)
+        assert isinstance(message, bytes), "a frame was cut"
+        received.append(message)
+
+
+async def echo_with_all_its_troubles(
+    pair: Pair, canceller: Canceller, messages: list[bytes], data: bytes, *, listening: bool
+) -> None:
+    ours, peer = pair
+    connection: AnyConnection = open_connection(ours, write_buffer_size=100)
+    hooked: list[Any] = []
+    heard: list[Any] = []
+    written: list[Any] = []
+    received: list[bytes] = []
+
+    async def hook(event: MessageReceived) -> None:
+        hooked.append(as_bytes(event.message))
+        await trio.lowlevel.checkpoint()
+
+    async def written_hook(event: MessageWritten) -> None:
+        written.append(event.message)
+        await trio.lowlevel.checkpoint()
+
+    async def echo() -> None:
+        readers: Iterator[Reader[Any]] = itertools.cycle(
+            [Lines().reader(), LengthPrefixed().reader()]
+        )
+        reply: bytes | None = None
+        while True:
+            with canceller.scope():
+                while True:
+                    if reply is None:
+                        reply = as_bytes(await connection.receive())
+                        if reply == SWITCH:
+                            connection.reader = next(readers)
+                    await connection.send(reply)
+                    reply = None
+
+    async with connection, trio.open_nursery() as nursery:
+        if listening:
+            connection.message_received.connect(hook)
+            connection.message_written.connect(written_hook)
+            events = connection.message_received.subscribe(buffer_size=1)
+
+            @nursery.start_soon
+            async def listen() -> None:
+                async for event in events:
+                    heard.append(as_bytes(event.message))
+                    await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(converse, peer, data, received)
+        with contextlib.suppress(trio.EndOfChannel):
+            await echo()
+        with canceller.scope():
+            await connection.send_eof()
+        await connection.send_eof()
+        await connection.aclose()
+    await peer.aclose()
+    assert received == messages
+    assert connection.statistics().messages_received == len(messages)
+    assert connection.statistics().messages_sent == len(messages)
+    if listening:
+        assert heard == hooked == written == messages
+
+
+def as_bytes(message: bytes | str) -> bytes:
+    return message if isinstance(message, bytes) else message.encode()
+
+
+@pytest.mark.parametrize("listening", [False, True])
+async def test_echo_cancelled_anywhere_loses_and_doubles_nothing(
+    make: Callable[[], Pair], moment: Moment, listening: bool
+) -> None:
+    messages, data = conversation()
+
+    async def scenario(canceller: Canceller) -> None:
+        await echo_with_all_its_troubles(make(), canceller, messages, data, listening=listening)
+
+    assert await cancelled_everywhere(moment, scenario) > 20
+
+
+@attrs.define(eq=False)
+class CancelNowAndThen(Canceller):
+    """Cancels not once but again and again."""
+
+    noise: random.Random = attrs.field(factory=random.Random, kw_only=True)
+
+    def _count(self, task: trio.lowlevel.Task) -> None:
+        super()._count(task)
+        if self.step <= 0:
+            self.step = self.noise.randint(1, 9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_echo_cancelled_again_and_again_loses_and_doubles_nothing(
+    make: Callable[[], Pair], moment: Moment, seed: int
+) -> None:
+    canceller = CancelNowAndThen(1, moment, noise=random.Random(seed))
+    trio.lowlevel.add_instrument(canceller)
+    await echo_with_all_its_troubles(make(), canceller, *conversation(), listening=seed % 2 == 1)
+    assert canceller.fired
+
+
+# -- closing and TLS: whatever is cancelled, nothing is left open
+
+
+def own_tasks() -> list[str]:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return sorted(
+        task.name
+        for nursery in root.child_nurseries
+        for task in nursery.child_tasks
+        if task.name.startswith("trio_bytetalk")
+    )
+
+
+async def test_closing_cancelled_anywhere_closes(
+    make: Callable[[], Pair], moment: Moment, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def scenario(canceller: Canceller) -> None:
+        ours, peer = make()
+        connection: AnyConnection = open_connection(ours, write_buffer_size=1_000_000)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def send() -> None:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await peer.send_all(frame(b"not read"))
+
+            await trio.testing.wait_all_tasks_blocked()
+            connection.send_nowait(bytes(500_000))
+            nursery.start_soon(read_to_end, peer)
+            with canceller.scope():
+                await connection.aclose()
+            assert connection.close_reason in (CloseReason.CLOSED, CloseReason.CANCELLED)
+            with pytest.raises(trio.ClosedResourceError):
+                await connection.send(b"")
+            await connection.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.aclose()
+            nursery.cancel_scope.cancel()
+        assert "trio_bytetalk: pump" not in own_tasks()
+
+    await cancelled_everywhere(moment, scenario)
+
+
+@pytest.mark.parametrize("make", [memory, unix])
+async def test_start_of_tls_cancelled_anywhere_can_be_closed(
+    make: Callable[[], Pair], moment: Moment, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def scenario(canceller: Canceller) -> None:
+        left, right = map(open_connection, make())
+
+        async def serve() -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await right.start_tls(tls.server, server_side=True)
+                with contextlib.suppress(trio.EndOfChannel):
+                    while True:
+                        await right.send(await right.receive())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            with canceller.scope():
+                await left.start_tls(tls.client, server_hostname="example.org")
+                await left.send(b"hello")
+                assert await left.receive() == b"hello"
+            await left.aclose()
+        await right.aclose()
+        assert "trio_bytetalk: pump" not in own_tasks()
+
+    assert await cancelled_everywhere(moment, scenario) > 3
+
+
+# -- a timeout and a cancellation at the same moment
+
+
+async def test_cancelled_at_the_moment_of_a_timeout_it_did_not_time_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    # In which order the two are noticed is random.
+    for _ in range(20):
+        ours, peer = unix()
+        async with open_connection(ours, idle_timeout=10) as connection:
+            with trio.move_on_after(10) as scope:
+                with contextlib.suppress(IdleTimeoutError):
+                    await connection.receive()
+            if scope.cancelled_caught:
+                await peer.aclose()
+                with pytest.raises(trio.EndOfChannel):
+                    await connection.receive()
+        await peer.aclose()

@@ -1,0 +1,1717 @@
+"""The connection floor: a Trio channel of messages, over streams of each kind."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, Literal
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from conftest import Connect, Tls
+from pairs import TIGHT_KINDS, Pair, frame, memory, read_exactly, read_to_end, reset, tcp, unix
+
+from trio_bytetalk import (
+    NEED_DATA,
+    CloseReason,
+    Codec,
+    Connection,
+    Delimited,
+    EncodeError,
+    GivenUpError,
+    HandshakeTimeoutError,
+    IdleTimeoutError,
+    IncompleteMessageError,
+    LengthPrefixed,
+    Lines,
+    MessageReceived,
+    MessageTimeoutError,
+    MessageTooLargeError,
+    MessageWritten,
+    NeedData,
+    ProtocolError,
+    Reader,
+    ReceiveBuffer,
+    Server,
+    Writer,
+    open_connection,
+)
+from trio_bytetalk.testing import connection_pair, open_memory_connection
+
+AnyConnection = Connection[Any, Any]
+
+
+BUFFERED: dict[str, Callable[[], Pair]] = {"memory": memory, "unix": unix, "tcp": tcp}
+
+
+@pytest.fixture(params=BUFFERED)
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """Two connected streams that have room for what a test writes, of each kind in turn."""
+    left, right = BUFFERED[request.param]()
+    yield left, right
+    await trio.aclose_forcefully(left)
+    await trio.aclose_forcefully(right)
+
+
+# -- a Trio channel, exactly
+
+
+async def copy(source: trio.abc.ReceiveChannel[bytes], target: trio.abc.SendChannel[bytes]) -> None:
+    """Code that has never heard of this package."""
+    async with target:
+        async for value in source:
+            await target.send(value)
+
+
+async def test_code_that_knows_trios_channels_only_can_use_it(pair: Pair, connect: Connect) -> None:
+    left, right = map(connect, pair)
+    assert isinstance(left, trio.abc.SendChannel)
+    assert isinstance(left, trio.abc.ReceiveChannel)
+    send, receive = trio.open_memory_channel[bytes](10)
+    for number in range(3):
+        await send.send(b"%d" % number)
+    await send.aclose()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copy, receive, left)
+        assert [message async for message in right] == [b"0", b"1", b"2"]
+
+
+async def test_after_a_clean_end_there_is_nothing_more_however_often_one_asks(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    await pair[1].send_all(frame(b"last"))
+    await pair[1].send_eof()
+    assert await connection.receive() == b"last"
+    for _ in range(3):
+        with pytest.raises(trio.EndOfChannel):
+            await connection.receive()
+    assert [message async for message in connection] == []
+    await connection.send(b"still")  # the other direction is another matter
+    await connection.aclose()
+    assert connection.close_reason is CloseReason.END_OF_STREAM
+
+
+async def test_end_in_the_middle_of_a_message_is_an_error(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    await pair[1].send_all(frame(b"whole") + frame(b"cut")[:-1])
+    await pair[1].send_eof()
+    assert await connection.receive() == b"whole"
+    for _ in range(2):
+        with pytest.raises(IncompleteMessageError, match="6 bytes"):
+            await connection.receive()
+
+
+async def test_reset_is_a_broken_resource_however_often_one_asks(connect: Connect) -> None:
+    left, right = tcp()
+    connection = connect(left)
+    await right.send_all(frame(b"whole"))
+    assert await connection.receive() == b"whole"
+    reset(right)
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="reset"):
+            await connection.receive()
+    with pytest.raises(trio.BrokenResourceError, match="reset"):
+        await connection.__anext__()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+
+
+async def test_closed_means_closed_even_with_messages_in_the_buffer(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    await pair[1].send_all(frame(b"one") + frame(b"two"))
+    assert await connection.receive() == b"one"
+    await connection.aclose()
+    uses: list[Callable[[], Awaitable[object]]] = [
+        connection.receive,
+        connection.__anext__,
+        lambda: connection.send(b"x"),
+        connection.flush,
+        connection.send_eof,
+        lambda: connection.start_tls(ssl.create_default_context(), server_hostname="x"),
+    ]
+    for use in uses:
+        with pytest.raises(trio.ClosedResourceError):
+            await use()
+    with pytest.raises(trio.ClosedResourceError):
+        connection.send_nowait(b"x")
+    assert connection.close_reason is CloseReason.CLOSED
+
+
+async def test_waiting_task_hears_that_another_one_closes(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.receive()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+
+
+async def test_two_tasks_cannot_receive_at_once(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.receive)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await connection.receive()
+        with pytest.raises(trio.BusyResourceError):
+            await connection.start_tls(ssl.create_default_context(), server_hostname="x")
+        await pair[1].send_all(frame(b"for the first"))
+
+
+async def test_announced_size_over_the_limit_is_refused_again_and_again(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=LengthPrefixed(max_size=10))
+    await pair[1].send_all(frame(b"fits") + frame(b"does not fit"))
+    assert await connection.receive() == b"fits"
+    for _ in range(2):
+        with pytest.raises(MessageTooLargeError, match="max_size"):
+            await connection.receive()
+    with pytest.raises(MessageTooLargeError, match="max_size"):
+        await connection.__anext__()
+
+
+async def test_message_that_cannot_be_sent_leaves_the_connection_usable(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=LengthPrefixed(max_size=3))
+    for wrong in ("text", None, b"four"):
+        with pytest.raises(EncodeError):
+            await connection.send(wrong)
+        with pytest.raises(EncodeError):
+            connection.send_nowait(wrong)
+    assert connection.statistics().bytes_queued == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_exactly, pair[1], 7)
+        await connection.send(b"ok.")
+        await connection.flush()
+    assert connection.statistics().messages_sent == 1
+
+
+async def test_send_nowait_says_when_it_would_block(tight_pair: Pair, connect: Connect) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000)
+    sent = 0
+    with contextlib.suppress(trio.WouldBlock):
+        while True:
+            connection.send_nowait(bytes(100))
+            sent += 1
+    with pytest.raises(trio.WouldBlock):
+        connection.send_nowait(b"")
+    assert connection.statistics().messages_sent == sent
+    async with trio.open_nursery() as nursery:
+        received: list[bytes] = []
+
+        async def read() -> None:
+            received.append(await read_exactly(tight_pair[1], sent * 104))
+
+        nursery.start_soon(read)
+        await connection.flush()
+    assert received == [frame(bytes(100)) * sent]
+
+
+# -- the protocol may change at any moment
+
+
+async def test_reader_switched_between_two_messages_of_one_chunk(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=Lines())
+    await pair[1].send_all(b"line\n" + frame(b"\nbinary\n") + b"a;b;" + b"line\r\nend\n")
+    assert await connection.receive() == "line"
+    connection.use(LengthPrefixed())
+    assert await connection.receive() == b"\nbinary\n"
+    connection.reader = Delimited(b";").reader()
+    assert await connection.receive() == b"a"
+    assert await connection.receive() == b"b"
+    lines = connection.use(Lines())
+    assert lines is connection
+    assert await lines.receive() == "line"
+    assert await lines.receive() == "end"
+
+
+async def test_reader_switched_by_another_task_while_one_waits(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=LengthPrefixed(max_size=2**32))
+    received = []
+
+    async def receive() -> None:
+        received.append(await connection.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await pair[1].send_all(b"text\n")
+        await trio.testing.wait_all_tasks_blocked()
+        connection.reader = LengthPrefixed(max_size=2**40).reader()
+        await trio.testing.wait_all_tasks_blocked()
+        assert received == []
+        connection.reader = Lines().reader()
+    assert received == ["text"]
+
+
+async def test_writer_switched_between_two_messages(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    async with trio.open_nursery() as nursery:
+        received: list[bytes] = []
+
+        async def read() -> None:
+            received.append(await read_exactly(pair[1], 5 + 4))
+
+        nursery.start_soon(read)
+        await connection.send(b"1")
+        connection.writer = Lines().writer()
+        await connection.send("two")
+    assert received == [frame(b"1") + b"two\n"]
+    assert connection.writer.encode("x") == b"x\n"
+
+
+@attrs.define(eq=False)
+class PairsReader(Reader[Any]):
+    """Two messages out of each byte, the second one out of nothing; None at the very end."""
+
+    pending: bytes | None = None
+    ended: bool = False
+
+    def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+        if self.pending is not None:
+            message, self.pending = self.pending, None
+            return message
+        byte = buffer.take(1)
+        if byte is None:
+            return NEED_DATA
+        self.pending = byte.upper()
+        return byte
+
+    def decode_eof(self, buffer: ReceiveBuffer) -> Literal[NeedData.NEED_DATA] | None:
+        if self.ended:
+            return NEED_DATA
+        self.ended = True
+        return None
+
+
+async def test_reader_that_makes_messages_out_of_little_and_of_the_end(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    connection.reader = PairsReader()
+    assert isinstance(connection.reader, PairsReader)
+    await pair[1].send_all(b"ab")
+    await pair[1].send_eof()
+    assert [message async for message in connection] == [b"a", b"A", b"b", b"B", None]
+
+
+class SkippingReader(Reader[bytes]):
+    """Consumes what it refuses, so that one can go on after the error."""
+
+    def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+        byte = buffer.take(1)
+        if byte is None:
+            return NEED_DATA
+        if byte == b"!":
+            raise ProtocolError("no shouting")
+        return byte
+
+
+async def test_receiving_goes_on_after_an_error_that_its_reader_has_consumed(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    connection.reader = SkippingReader()
+    await pair[1].send_all(b"a!b!")
+    assert await connection.receive() == b"a"
+    with pytest.raises(ProtocolError):
+        await connection.receive()
+    assert await connection.receive() == b"b"
+    with pytest.raises(ProtocolError):
+        await connection.__anext__()
+    await pair[1].send_all(b"c")
+    assert await connection.receive() == b"c"
+    await connection.aclose()
+    assert connection.close_reason is CloseReason.CLOSED
+
+
+# -- cancelled anywhere
+
+
+@attrs.define(eq=False)
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope when a task is about to run for the ``left``-th time."""
+
+    task: trio.lowlevel.Task
+    scope: trio.CancelScope
+    left: int
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.left -= 1
+            if self.left == 0:
+                self.scope.cancel()
+
+
+MESSAGES = [b"%d:" % number + bytes(number * 37 % 900) for number in range(60)] + [bytes(300_000)]
+
+
+@pytest.mark.parametrize("kind", ["memory", "unix", "tcp"])
+async def test_cancelling_receive_at_each_of_its_steps_loses_no_message(kind: str) -> None:
+    """Again and again, with the cancellation one step later, until it comes too late."""
+    make = BUFFERED[kind]
+    steps = 0
+    too_late = False
+    while not too_late:
+        steps += 1
+        left, right = make()
+        connection: AnyConnection = connect_plainly(left)
+        delivered: list[bytes] = []
+        heard: list[bytes] = []
+
+        async def on_received(event: MessageReceived) -> None:
+            await trio.lowlevel.checkpoint()
+            heard.append(event.message)  # noqa: B023 - used within the same round
+
+        connection.message_received.connect(on_received)
+
+        async def feed() -> None:
+            stream = b"".join(map(frame, MESSAGES))
+            for begin in range(0, len(stream), 7001):
+                await right.send_all(stream[begin : begin + 7001])  # noqa: B023 - likewise
+            await right.send_eof()  # noqa: B023 - likewise
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed)
+            with trio.CancelScope() as scope:
+                instrument = CancelAt(trio.lowlevel.current_task(), scope, steps)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    while True:
+                        delivered.append(await connection.receive())
+                except trio.EndOfChannel:
+                    too_late = True
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            delivered.extend([message async for message in connection])
+        assert delivered == MESSAGES
+        # A hook that was cancelled is not begun again; that is one message at most.
+        assert len(MESSAGES) - len(heard) <= 1
+        await connection.aclose()
+        await right.aclose()
+        steps += len(MESSAGES) // 20  # not every step of so many, but others each time
+    assert steps > 20
+
+
+@pytest.mark.parametrize("kind", ["lockstep", "tight_unix"])
+async def test_cancelling_send_at_each_of_its_steps_cuts_no_frame(kind: str) -> None:
+    steps = 0
+    too_late = False
+    while not too_late:
+        steps += 1
+        left, right = TIGHT_KINDS[kind]()
+        connection: AnyConnection = connect_plainly(left, write_buffer_size=2000)
+        counted: list[bytes] = []
+        arrived: list[bytes] = []
+
+        async def read() -> None:
+            arrived.append(await read_to_end(right))  # noqa: B023 - used within the same round
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            with trio.CancelScope() as scope:
+                instrument = CancelAt(trio.lowlevel.current_task(), scope, steps)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    for message in MESSAGES:
+                        await connection.send(message)
+                        counted.append(message)
+                    too_late = True
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+            await connection.send(b"the end")
+            counted.append(b"the end")
+            await connection.aclose()
+        assert arrived == [b"".join(map(frame, counted))]
+        await right.aclose()
+    assert steps > 3
+
+
+def connect_plainly(stream: trio.abc.Stream, **options: Any) -> AnyConnection:
+    return open_connection(stream, **options)
+
+
+async def cancel_when_it_waits(use: Callable[[], Awaitable[object]]) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(use)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_message_whose_hook_is_cancelled_is_received_next(
+    pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    server = Server()
+    seen: list[bytes] = []
+
+    @server.on_message
+    async def hook(connection: AnyConnection, message: bytes) -> None:
+        seen.append(message)
+        if message == b"slow":
+            await trio.sleep_forever()
+
+    connection = connect(pair[0])
+    connection.message_received.connect(server.message_received)
+    await pair[1].send_all(frame(b"slow") + frame(b"next"))
+    await cancel_when_it_waits(connection.receive)
+    assert await connection.receive() == b"slow"
+    assert await connection.receive() == b"next"
+    assert seen == [b"slow", b"next"]
+
+
+async def test_subscriber_that_was_not_told_for_cancellation_is_told_next(
+    pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(pair[0])
+    events = connection.message_received.subscribe(buffer_size=1)
+    hooked = []
+
+    async def hook(event: MessageReceived) -> None:
+        hooked.append(event.message)
+
+    connection.message_received.connect(hook)
+    await pair[1].send_all(frame(b"1") + frame(b"2"))
+    assert await connection.receive() == b"1"
+    await cancel_when_it_waits(connection.receive)
+    assert hooked == [b"1"]
+    assert events.receive_nowait().message == b"1"
+    assert await connection.receive() == b"2"
+    assert events.receive_nowait().message == b"2"
+    assert hooked == [b"1", b"2"]
+    events.close()
+
+
+async def test_another_task_may_not_receive_while_listeners_are_told(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    go_on = trio.Event()
+    busy = []
+
+    async def hook(event: MessageReceived) -> None:
+        if not go_on.is_set():
+            with pytest.raises(trio.BusyResourceError):
+                await connection.receive()
+            busy.append(event.message)
+            await go_on.wait()
+
+    connection.message_received.connect(hook)
+    await pair[1].send_all(frame(b"1") + frame(b"2"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.receive)
+        await trio.testing.wait_all_tasks_blocked()
+        assert busy == [b"1"]
+        go_on.set()
+    assert await connection.receive() == b"2"
+
+
+async def test_hook_that_fails_costs_no_message(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    failed = False
+
+    async def hook(event: MessageReceived) -> None:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise ValueError("once")
+
+    connection.message_received.connect(hook)
+    await pair[1].send_all(frame(b"1"))
+    with pytest.raises(ValueError, match="once"):
+        await connection.receive()
+    assert await connection.receive() == b"1"
+
+
+# -- time
+
+
+async def trickle(stream: trio.abc.SendStream, data: bytes, every: float) -> None:
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        for byte in data:
+            await stream.send_all(bytes([byte]))
+            await trio.sleep(every)
+
+
+def virtual_pair(kind: str) -> Pair:
+    return {"memory": memory, "unix": unix}[kind]()
+
+
+VIRTUAL = pytest.mark.parametrize("kind", ["memory", "unix"])
+
+
+@VIRTUAL
+async def test_message_once_begun_must_arrive_in_time(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left, message_timeout=5)
+    async with right, trio.open_nursery() as nursery:
+        nursery.start_soon(trickle, right, frame(bytes(100)), 0.1)
+        start = trio.current_time()
+        for _ in range(2):
+            with pytest.raises(MessageTimeoutError, match="message_timeout") as caught:
+                await connection.receive()
+            assert isinstance(caught.value, trio.BrokenResourceError)
+        assert 5 <= trio.current_time() - start < 5.3
+        with pytest.raises(MessageTimeoutError):
+            await connection.send(b"x")
+        await connection.aclose()
+        nursery.cancel_scope.cancel()
+    assert isinstance(connection.close_reason, MessageTimeoutError)
+
+
+@VIRTUAL
+async def test_message_that_is_slow_but_in_time_arrives(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left, message_timeout=5)
+    async with right, trio.open_nursery() as nursery:
+        nursery.start_soon(trickle, right, frame(bytes(20)) + frame(bytes(20)), 0.2)
+        # 4.8 seconds each, and the second one's time begins with its own first byte
+        assert await connection.receive() == bytes(20)
+        assert await connection.receive() == bytes(20)
+        # Silence between messages is no message begun.
+        await trio.sleep(100)
+        nursery.start_soon(right.send_all, frame(b"late"))
+        assert await connection.receive() == b"late"
+
+
+@VIRTUAL
+async def test_handler_that_takes_its_time_does_not_cost_the_peer_its_own(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left, message_timeout=5)
+    async with right:
+        await right.send_all(frame(b"one") + frame(b"two")[:3])
+        assert await connection.receive() == b"one"
+        await trio.sleep(60)  # the handler's time
+        await right.send_all(frame(b"two")[3:])
+        assert await connection.receive() == b"two"
+
+
+@VIRTUAL
+async def test_message_that_comes_at_the_last_moment_counts(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left, message_timeout=5)
+    async with right, trio.open_nursery() as nursery:
+        await right.send_all(frame(b"x")[:1])
+
+        async def last_moment() -> None:
+            await trio.sleep(5)
+            await right.send_all(frame(b"x")[1:])
+
+        nursery.start_soon(last_moment)
+        try:
+            assert await connection.receive() == b"x"
+        except MessageTimeoutError:
+            pass  # the clock was quicker: fair as well, but nothing in between
+
+
+@VIRTUAL
+async def test_silent_peer_is_given_up_if_that_is_set(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left, idle_timeout=30)
+    async with right:
+        await right.send_all(frame(b"x"))
+        assert await connection.receive() == b"x"
+        start = trio.current_time()
+        with pytest.raises(IdleTimeoutError, match="idle_timeout"):
+            await connection.receive()
+        assert trio.current_time() - start == pytest.approx(30)
+        await connection.aclose()
+    assert isinstance(connection.close_reason, IdleTimeoutError)
+
+
+@VIRTUAL
+async def test_sending_is_no_idleness_and_a_message_begun_is_not_either(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left, idle_timeout=30, message_timeout=60)
+    async with right, trio.open_nursery() as nursery:
+
+        async def send_now_and_then() -> None:
+            for _ in range(4):
+                await trio.sleep(20)
+                await connection.send(b"news")
+            await right.send_all(frame(b"x")[:3])
+            await trio.sleep(50)
+            await right.send_all(frame(b"x")[3:])
+
+        nursery.start_soon(send_now_and_then)
+        assert await connection.receive() == b"x"
+
+
+@VIRTUAL
+async def test_by_default_silence_may_last(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left)
+    async with right, trio.open_nursery() as nursery:
+
+        async def send_at_last() -> None:
+            await trio.sleep(80_000)
+            await right.send_all(frame(b"x"))
+
+        nursery.start_soon(send_at_last)
+        assert await connection.receive() == b"x"
+
+
+async def test_receive_hears_that_the_connection_was_given_up(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(tight_pair[0], send_timeout=5, write_buffer_size=10)
+    await connection.send(bytes(1_000_000))
+    for _ in range(2):
+        with pytest.raises(GivenUpError, match="send_timeout"):
+            await connection.receive()
+
+
+async def test_given_up_while_nobody_was_receiving(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(tight_pair[0], send_timeout=5, write_buffer_size=10)
+    await connection.send(bytes(1_000_000))
+    await trio.sleep(6)
+    with pytest.raises(GivenUpError, match="send_timeout"):
+        await connection.receive()
+
+
+# -- TLS in mid-connection
+
+
+async def greet(connection: AnyConnection, context: ssl.SSLContext) -> None:
+    assert await connection.receive() == "STARTTLS"
+    await connection.send("go ahead")
+    await connection.start_tls(context, server_side=True)
+    async for line in connection:
+        await connection.send(line)
+
+
+@pytest.mark.parametrize("make", [memory, unix, tcp])
+async def test_connection_goes_on_under_tls(
+    make: Callable[[], Pair], connect: Connect, tls: Tls
+) -> None:
+    client, server = (connect(stream, codec=Lines()) for stream in make())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(greet, server, tls.server)
+        await client.send("STARTTLS")
+        assert await client.receive() == "go ahead"
+        before = client.statistics()
+        await client.start_tls(tls.client, server_hostname="example.org")
+        for number in range(100):
+            await client.send(f"line {number}")
+        for number in range(100):
+            assert await client.receive() == f"line {number}"
+        assert client.statistics().bytes_received > before.bytes_received
+        assert client.remote_address == client.remote_address
+        await client.aclose()
+
+
+async def test_a_servers_connection_takes_the_servers_part(tls: Tls) -> None:
+    async def handler(connection: Connection[str, str]) -> None:
+        await connection.start_tls(tls.server)
+        async for line in connection:
+            await connection.send(line)
+
+    async with open_memory_connection(Server(handler, codec=Lines())) as client:
+        await client.start_tls(tls.client, server_hostname="example.org")
+        await client.send("secret")
+        assert await client.receive() == "secret"
+
+
+async def test_what_came_in_the_clear_is_not_taken_for_what_came_under_tls(
+    pair: Pair, connect: Connect, tls: Tls
+) -> None:
+    connection = connect(pair[0], codec=Lines())
+    await pair[1].send_all(b"STARTTLS\nDELETE ALL\n")
+    assert await connection.receive() == "STARTTLS"
+    with pytest.raises(ProtocolError, match="11 bytes in the clear"):
+        await connection.start_tls(tls.server, server_side=True)
+
+
+async def test_handshake_that_fails_breaks_the_connection(
+    pair: Pair, connect: Connect, tls: Tls
+) -> None:
+    connection = connect(pair[0])
+    await pair[1].send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(trio.BrokenResourceError, match="TLS handshake failed"):
+        await connection.start_tls(tls.client, server_hostname="example.org")
+    for use in (connection.receive, lambda: connection.send(b"x")):
+        with pytest.raises(trio.BrokenResourceError):
+            await use()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+
+
+async def test_wrong_name_in_the_certificate_is_refused(connect: Connect, tls: Tls) -> None:
+    client, server = map(connect, memory())
+
+    async def serve() -> None:
+        with contextlib.suppress(trio.BrokenResourceError):  # of which there are several
+            await server.start_tls(tls.server, server_side=True)
+            await server.receive()
+            raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        with pytest.raises(trio.BrokenResourceError, match="certificate"):
+            await client.start_tls(tls.client, server_hostname="example.com")
+        await client.aclose()
+
+
+async def test_handshake_that_never_ends_is_given_up(
+    connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = memory()
+    connection = connect(left, handshake_timeout=3)
+    async with right:
+        with pytest.raises(HandshakeTimeoutError, match="handshake_timeout"):
+            await connection.start_tls(tls.client, server_hostname="example.org")
+        with pytest.raises(trio.BrokenResourceError):
+            await connection.receive()
+
+
+async def test_cancelled_handshake_leaves_a_connection_to_be_closed(
+    pair: Pair, connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(pair[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_exactly, pair[1], 1)
+        await cancel_when_it_waits(
+            partial(connection.start_tls, tls.client, server_hostname="example.org")
+        )
+        with pytest.raises(trio.BrokenResourceError, match="not finished"):
+            await connection.send(b"x")
+        await connection.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_end_without_tlss_own_is_no_clean_end(connect: Connect, tls: Tls) -> None:
+    client, server = map(connect, tcp())
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            await server.start_tls(tls.server, server_side=True)
+            await server.send(b"x")
+            await server.flush()
+            with pytest.raises(trio.BrokenResourceError):
+                await server.receive()
+
+        nursery.start_soon(serve)
+        await client.start_tls(tls.client, server_hostname="example.org")
+        assert await client.receive() == b"x"
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.aclose()  # at once: no time for a goodbye
+    assert client.close_reason is CloseReason.CANCELLED
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+async def test_context_of_the_wrong_side_or_kind_is_refused_before_anything_is_sent(
+    server_side: bool, connect: Connect, tls: Tls
+) -> None:
+    left, right = memory()
+    connection = connect(left)
+    wrong = tls.client if server_side else tls.server
+    with pytest.raises(ValueError, match="ssl_context is for the other side"):
+        await connection.start_tls(wrong, server_side=server_side)
+    with pytest.raises(TypeError, match=r"ssl_context must be an ssl\.SSLContext"):
+        await connection.start_tls(True, server_side=server_side)  # type: ignore[arg-type]  # wrong on purpose
+    await connection.send(b"in the clear")
+    assert await read_exactly(right, 16) == frame(b"in the clear")
+
+
+# -- events of one connection
+
+
+async def test_own_signals_of_a_clients_connection() -> None:
+    left, right = connection_pair(LengthPrefixed())
+    async with left, right:
+        received = right.message_received.subscribe()
+        written = left.message_written.subscribe()
+        assert left.message_written is left.message_written
+        await left.send(b"x")
+        assert await right.receive() == b"x"
+        assert await received.receive() == MessageReceived(right, b"x")
+        assert await written.receive() == MessageWritten(left, b"x")
+    # Subscriptions to a connection's own emitters end with it.
+    with pytest.raises(trio.EndOfChannel):
+        await received.receive()
+    assert [event async for event in written] == []
+
+
+async def test_own_signals_are_forwarded_to_the_servers_unless_disconnected() -> None:
+    heard: list[bytes] = []
+
+    async def handler(connection: AnyConnection) -> None:
+        own = connection.message_received.subscribe()
+        assert await connection.receive() == b"1"
+        connection.message_received.disconnect(server.message_received)
+        assert await connection.receive() == b"2"
+        heard.extend([own.receive_nowait().message, own.receive_nowait().message])
+
+    server = Server(handler)
+    servers = server.message_received.subscribe()
+    async with open_memory_connection(server) as client:
+        await client.send(b"1")
+        await client.send(b"2")
+    assert heard == [b"1", b"2"]
+    assert servers.receive_nowait().message == b"1"
+    with pytest.raises(trio.WouldBlock):
+        servers.receive_nowait()
+    servers.close()
+
+
+async def test_listeners_of_an_own_signal_that_nobody_hears_cost_no_message() -> None:
+    left, right = connection_pair(LengthPrefixed())
+    async with left, right:
+        assert not right.message_received.has_listeners
+        other: Any = type(right.message_received)()
+        right.message_received.connect(other)  # which no one listens to
+        await left.send(b"x")
+        assert await right.receive() == b"x"
+        assert right.statistics().messages_received == 1
+
+
+async def test_failing_hook_of_a_written_message_ends_the_connection(
+    pair: Pair, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = connect(pair[0])
+    failure = ValueError("no")
+
+    async def hook(event: MessageWritten) -> None:
+        raise failure
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_exactly, pair[1], 5)
+        await connection.send(b"x")
+        with pytest.raises(trio.BrokenResourceError, match="message_written hook failed"):
+            await connection.receive()
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.send(b"y")
+    await connection.aclose()
+    assert connection.close_reason is failure
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+
+
+# -- looking at it
+
+
+async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
+    left, right = tcp()
+    here, there = left.socket.getsockname(), right.socket.getsockname()
+    connection = connect(left, codec=Lines())
+    assert connection.remote_address == there
+    assert connection.local_address == here
+    assert connection.server is None
+    assert connection.context is None
+    connection.context = {"name": "ann"}
+    assert connection.context == {"name": "ann"}
+    assert connection.close_reason is None
+    assert repr(connection) == f"<Connection with {there!r}, open>"
+    await right.send_all(b"one\ntwo\nthr")
+    assert await connection.receive() == "one"
+    assert await connection.receive() == "two"
+    await connection.send("four")
+    await connection.flush()
+    numbers = connection.statistics()
+    assert numbers.messages_received == 2
+    assert numbers.messages_sent == 1
+    assert numbers.bytes_received == 11
+    assert numbers.bytes_undecoded == 3
+    assert numbers.bytes_sent == 5
+    assert numbers.bytes_queued == 0
+    await right.aclose()
+    await connection.aclose()
+    assert repr(connection) == f"<Connection with {there!r}, ended: closed on this side>"
+    assert connection.local_address is None
+
+
+async def test_peer_that_finished_and_then_took_nothing_has_broken_the_connection(
+    connect: Connect,
+) -> None:
+    left, right = unix()
+    connection = connect(left)
+    await right.aclose()
+    with pytest.raises(trio.EndOfChannel):
+        await connection.receive()
+    await connection.send(b"x")
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.send(b"y")
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+
+
+async def test_tls_waits_for_what_other_tasks_go_on_sending(
+    tight_pair: Pair, connect: Connect, tls: Tls
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000)
+    peer = connect(tight_pair[1])
+    received: list[bytes] = []
+
+    async def send_twice() -> None:
+        await connection.send(bytes(50_000))
+        await connection.send(bytes(60_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_twice)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+        received.extend([await peer.receive(), await peer.receive()])
+        await peer.start_tls(tls.client, server_hostname="example.org")
+    assert received == [bytes(50_000), bytes(60_000)]
+
+
+async def test_repr_while_it_closes(connect: Connect) -> None:
+    left, right = memory()
+    connection = connect(left)
+    seen = []
+
+    async def hook(_event: MessageWritten) -> None:
+        await connection.aclose()
+
+    async def look(_event: MessageWritten) -> None:
+        seen.append(repr(connection))
+
+    connection.message_written.connect(look)
+    async with trio.open_nursery() as nursery:
+        await connection.send(b"x")
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+    await right.aclose()
+    assert seen == ["<Connection with None, closed>"] or seen == ["<Connection with None, open>"]
+
+
+@attrs.frozen
+class Plain(Codec[Any, Any]):
+    """Any frame that a test gives it."""
+
+    def reader(self) -> SkippingReader:
+        return SkippingReader()
+
+    def writer(self) -> Writer[Any]:
+        return PlainWriter()
+
+
+class PlainWriter(Writer[Any]):
+    def encode(self, message: Any) -> Any:
+        return message
+
+
+async def test_a_codec_of_ones_own_is_as_good_as_any() -> None:
+    left, right = connection_pair(Plain())
+    async with left, right:
+        await left.send([b"ab", bytearray(b"c"), memoryview(b"d")])
+        await left.send(bytearray(b"e"))
+        assert [await right.receive() for _ in range(5)] == [b"a", b"b", b"c", b"d", b"e"]
+
+
+async def echo(connection: AnyConnection) -> None:
+    async with connection:
+        async for message in connection:
+            await connection.send(message)
+
+
+async def burst(connection: AnyConnection, count: int) -> AsyncIterator[bytes]:
+    for number in range(count):
+        await connection.send(b"%d" % number)
+    await connection.send_eof()
+    async for message in connection:
+        yield message
+
+
+async def test_connections_as_pipes_of_messages(pair: Pair, connect: Connect) -> None:
+    left, right = map(connect, pair)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo, right)
+        received = [int(message) async for message in burst(left, 500)]
+    assert received == list(range(500))
+
+
+# -- as a server has it
+
+
+async def test_hook_alone_hears_each_message_before_it_is_received(
+    pair: Pair, connect: Connect
+) -> None:
+    server = Server()
+    heard: list[bytes] = []
+
+    @server.on_message
+    async def hook(connection: AnyConnection, message: bytes) -> None:
+        heard.append(message)
+        await connection.send(message)
+
+    connection = connect(pair[0])
+    connection.message_received.connect(server.message_received)
+    own = Server()
+    own.on_message(hook)
+    other = connect(pair[1])
+    async with open_memory_connection(own) as client:
+        for number in range(3):
+            await client.send(b"%d" % number)
+        assert [await client.receive() for _ in range(3)] == [b"0", b"1", b"2"]
+    assert heard == [b"0", b"1", b"2"]
+    assert own.statistics().messages_received == 3
+    await other.send(b"forwarded")
+    assert await connection.receive() == b"forwarded"
+    assert heard[3:] == [b"forwarded"]
+
+
+async def test_large_replies_to_a_burst_are_collected_too(pair: Pair, connect: Connect) -> None:
+    left, right = map(connect, pair)
+    large = bytes(5000)  # sent as header and payload
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo, right)
+        for _ in range(3):
+            await left.send(large)
+        await left.send_eof()
+        assert [message async for message in left] == [large] * 3
+
+
+class Returning(Writer[Any]):
+    """Returns as a frame what it is given as a message."""
+
+    def encode(self, message: Any) -> Any:
+        return message
+
+
+@pytest.mark.parametrize("wrong", ["text", ["text"], [b"fine", None], 5, [5]])
+async def test_writer_that_returns_no_bytes_is_named_and_nothing_is_queued(
+    wrong: object, pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    connection.writer = Returning()
+    with pytest.raises(TypeError, match=r"Returning\.encode must return bytes"):
+        await connection.send(wrong)
+    with pytest.raises(TypeError, match=r"Returning\.encode must return bytes"):
+        connection.send_nowait(wrong)
+    assert connection.statistics().bytes_queued == 0
+    await connection.send([b"a", bytearray(b"b"), memoryview(b"c")])
+    await connection.send(memoryview(array.array("H", [0x6464])))
+    assert await read_exactly(pair[1], 5) == b"abcdd"
+
+
+class Failing(Writer[bytes]):
+    """Numbers its frames, and refuses some messages."""
+
+    stateful = True
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def encode(self, message: bytes) -> bytes:
+        if message == b"refuse":
+            raise EncodeError("as asked")
+        self.count += 1
+        return b"%d%s;" % (self.count, message)
+
+
+async def test_writer_that_counts_does_so_for_what_is_sent_only(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=100)
+    connection.writer = Failing()
+    peer = connect(tight_pair[1], codec=Delimited(b";"))
+    sent = 0
+    with contextlib.suppress(trio.WouldBlock):
+        while True:
+            connection.send_nowait(bytes(200))
+            sent += 1
+    for _ in range(3):
+        with pytest.raises(trio.WouldBlock):
+            connection.send_nowait(b"lost")
+    await cancel_when_it_waits(partial(connection.send, b"cancelled"))
+
+    async def refuse() -> None:
+        with pytest.raises(EncodeError, match="as asked"):
+            await connection.send(b"refuse")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refuse)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.send, b"last")
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(1, sent + 1):
+            assert await peer.receive() == b"%d" % number + bytes(200)
+        assert await peer.receive() == b"%dlast" % (sent + 1)
+
+
+async def test_closed_by_another_task_before_the_handshake(
+    tight_pair: Pair, connect: Connect, tls: Tls
+) -> None:
+    connection = connect(tight_pair[0], close_timeout=0.01)
+    await connection.send(bytes(300_000))
+
+    async def start_tls() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.start_tls(tls.client, server_hostname="example.org")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_tls)
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+    assert connection.local_address is None
+
+
+async def test_closed_by_another_task_at_the_last_moment_before_the_handshake(
+    pair: Pair, connect: Connect, tls: Tls
+) -> None:
+    for turns in range(6):
+        left, right = unix()
+        connection = connect(left)
+
+        async def start_tls() -> None:
+            with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+                await connection.start_tls(  # noqa: B023 - used within the same round
+                    tls.client, server_hostname="example.org"
+                )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start_tls)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            await trio.aclose_forcefully(connection)
+            await right.aclose()
+        assert connection.close_reason in (CloseReason.CLOSED, CloseReason.CANCELLED)
+
+
+async def test_written_hook_cannot_start_tls(pair: Pair, connect: Connect, tls: Tls) -> None:
+    connection = connect(pair[0])
+    refused = trio.Event()
+
+    async def hook(_event: MessageWritten) -> None:
+        with pytest.raises(trio.BusyResourceError, match="hook"):
+            await connection.start_tls(tls.client, server_hostname="example.org")
+        refused.set()
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await refused.wait()
+
+
+async def test_written_hook_that_is_cancelled_and_fails_at_that(
+    pair: Pair, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = connect(pair[0], close_timeout=0.01)
+
+    async def fail() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("on the way out")
+
+    async def hook(_event: MessageWritten) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(trio.sleep_forever)
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await trio.testing.wait_all_tasks_blocked()
+    await connection.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    (record,) = caplog.records
+    assert "message_written hook failed" in record.getMessage()
+
+
+async def test_failed_written_hook_stays_the_reason_when_the_server_is_cancelled(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure = ValueError("hook")
+    reasons: list[object] = []
+
+    async def handler(connection: AnyConnection) -> None:
+        await connection.send(b"x")
+        await trio.sleep_forever()
+
+    async def on_written(_event: MessageWritten) -> None:
+        raise failure
+
+    server = Server(handler)
+    server.message_written.connect(on_written)
+
+    @server.on_disconnect
+    async def on_disconnect(connection: AnyConnection) -> None:
+        reasons.append(connection.close_reason)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, pair[0])
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert reasons == [failure]
+    assert len(caplog.records) == 1
+
+
+async def test_written_hook_that_is_cancelled_is_no_failure(
+    pair: Pair, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = connect(pair[0], close_timeout=0.01)
+
+    async def hook(_event: MessageWritten) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await trio.testing.wait_all_tasks_blocked()
+    await connection.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert connection.close_reason is CloseReason.CLOSED
+    assert caplog.records == []
+
+
+async def test_client_without_a_name_to_check_the_certificate_for_is_refused(
+    pair: Pair, connect: Connect, tls: Tls
+) -> None:
+    connection = connect(pair[0])
+    with pytest.raises(ValueError, match="server_hostname must be given"):
+        await connection.start_tls(tls.client)
+
+
+async def test_written_hook_that_exits_ends_its_connection_and_nothing_else(
+    pair: Pair, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = connect(pair[0])
+
+    async def hook(_event: MessageWritten) -> None:
+        raise SystemExit(3)
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.receive()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, SystemExit)
+    assert len(caplog.records) == 1
+
+
+async def test_wrong_reader_or_writer_is_refused_and_nothing_changes(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    reader, writer = connection.reader, connection.writer
+    with pytest.raises(TypeError, match="reader must be a Reader"):
+        connection.reader = None  # type: ignore[assignment]  # wrong on purpose
+    with pytest.raises(TypeError, match="writer must be a Writer"):
+        connection.writer = reader  # type: ignore[assignment]  # wrong on purpose
+    assert (connection.reader, connection.writer) == (reader, writer)
+
+
+async def test_a_clients_reason_is_the_error_that_it_was_told_of(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=LengthPrefixed(max_size=3))
+    await pair[1].send_all(frame(b"large"))
+    with pytest.raises(MessageTooLargeError) as caught:
+        await connection.receive()
+    await connection.aclose()
+    assert connection.close_reason is caught.value
+
+
+class Counting(Writer[bytes]):
+    """Numbers its frames, so none fits another connection."""
+
+    stateful = True
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def encode(self, message: bytes) -> bytes:
+        self.count += 1
+        return b"%d:%s\n" % (self.count, message)
+
+
+async def until_closed(connection: AnyConnection) -> None:
+    async for message in connection:
+        if message == b"count":
+            connection.writer = Counting()
+            await connection.send(b"you")
+
+
+async def test_broadcast_shares_frames_where_that_is_right() -> None:
+    server = Server(until_closed)
+    async with (
+        open_memory_connection(server) as first,
+        open_memory_connection(server) as second,
+        open_memory_connection(server) as third,
+    ):
+        await trio.testing.wait_all_tasks_blocked()
+        await third.send(b"count")
+        lines = third.use(Lines())
+        assert await lines.receive() == "1:you"
+        result = server.broadcast(b"all")
+        assert (result.queued, result.skipped) == (3, 0)
+        assert await first.receive() == b"all"
+        assert await second.receive() == b"all"
+        assert await lines.receive() == "2:all"
+
+
+async def test_broadcast_leaves_out_who_is_full_or_gone(tight_pair: Pair, connect: Connect) -> None:
+    async def never_read(connection: AnyConnection) -> None:
+        await trio.sleep_forever()
+
+    server = Server(never_read, write_buffer_size=10, close_timeout=0.01)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, tight_pair[0])
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        full = False
+        while not full:
+            full = server.broadcast(bytes(1000)).skipped == 1
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        result = server.broadcast(b"too late")
+        assert (result.queued, result.skipped) == (0, 0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_broadcast_leaves_out_who_is_broken() -> None:
+    server = Server(until_closed)
+    left, right = tcp()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, left)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        connection._give_up(trio.BrokenResourceError("as far as this side knows"))
+        result = server.broadcast(b"x")
+        assert (result.queued, result.skipped) == (0, 0)
+        nursery.cancel_scope.cancel()
+    await right.aclose()
+
+
+@pytest.mark.parametrize("make", [memory, unix])
+async def test_stopped_server_ends_receiving_behind_what_has_arrived(
+    make: Callable[[], Pair],
+) -> None:
+    left, right = make()
+    reasons = []
+    received = []
+
+    async def handler(connection: AnyConnection) -> None:
+        received.append(await connection.receive())
+        server.stop()
+        received.extend([message async for message in connection])
+        with pytest.raises(trio.EndOfChannel):
+            await connection.receive()
+
+    server = Server(handler)
+
+    @server.on_disconnect
+    async def hook(connection: AnyConnection) -> None:
+        reasons.append(connection.close_reason)
+
+    await right.send_all(frame(b"1") + frame(b"2"))
+    await right.send_all(frame(b"3") + frame(b"cut")[:2])
+    await server.serve_stream(left)
+    assert received == [b"1", b"2", b"3"]
+    assert reasons == [CloseReason.SERVER_STOPPED]
+    await right.aclose()
+
+
+async def test_the_handlers_failure_is_the_reason_whatever_the_stream_did(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure = ValueError("handler")
+    reasons: list[object] = []
+
+    async def handler(connection: AnyConnection) -> None:
+        await connection.aclose()
+        assert connection.close_reason is CloseReason.CLOSED
+        raise failure
+
+    server = Server(handler)
+
+    @server.on_disconnect
+    async def hook(connection: AnyConnection) -> None:
+        reasons.append(connection.close_reason)
+
+    await server.serve_stream(pair[0])
+    assert reasons == [failure]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+
+
+async def test_the_peers_fault_and_the_own_close_are_told_apart_from_failures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reasons: list[object] = []
+
+    async def handler(connection: AnyConnection) -> None:
+        while True:
+            await connection.receive()
+
+    server = Server(handler, codec=LengthPrefixed(max_size=5))
+
+    @server.on_disconnect
+    async def hook(connection: AnyConnection) -> None:
+        reasons.append(connection.close_reason)
+
+    for message in (frame(b"fine"), frame(b"fine") + frame(b"larger")):
+        left, right = memory()
+        await right.send_all(message)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, left)
+            await trio.testing.wait_all_tasks_blocked()
+            for connection in server.connections:
+                await connection.aclose()
+        await right.aclose()
+    assert reasons[0] is CloseReason.CLOSED
+    assert isinstance(reasons[1], MessageTooLargeError)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+
+
+async def test_hook_may_close_while_another_task_does(connect: Connect) -> None:
+    left, right = memory()
+    connection = connect(left)
+
+    async def hook(_event: MessageWritten) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+
+    connection.message_written.connect(hook)
+    async with right:
+        await connection.send(b"x")
+        await connection.aclose()
+        assert await read_to_end(right) == frame(b"x")
+
+
+# -- TLS that is refused, cut off, or finished
+
+
+async def test_tls_settings_that_cannot_work_leave_the_connection_as_it_was(
+    pair: Pair, connect: Connect, tls: Tls
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    with pytest.raises(ValueError, match="server_hostname"):
+        await connection.start_tls(tls.client)
+    with pytest.raises(ValueError, match="server_hostname"):
+        await connection.start_tls(tls.client, server_hostname="")
+    await connection.send(b"in the clear")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        assert await read_to_end(peer) == frame(b"in the clear")
+        await peer.aclose()
+
+
+@pytest.mark.parametrize("make", [memory, unix, tcp])
+async def test_tls_cut_off_is_no_end_of_stream(
+    make: Callable[[], Pair], connect: Connect, tls: Tls
+) -> None:
+    ours, theirs = make()
+    peer = trio.SSLStream(theirs, tls.server, server_side=True)
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.do_handshake)
+        await connection.start_tls(tls.client, server_hostname="example.org")
+    await peer.send_all(frame(b"whole"))
+    assert await connection.receive() == b"whole"
+    await theirs.aclose()  # the stream below, so that nothing is said under TLS
+    for _ in range(3):
+        with pytest.raises(trio.BrokenResourceError):
+            await connection.receive()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+
+
+@pytest.mark.parametrize("make", [memory, unix, tcp])
+async def test_tls_finished_properly_is_an_end_of_stream(
+    make: Callable[[], Pair], connect: Connect, tls: Tls
+) -> None:
+    left, right = map(connect, make())
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def serve() -> None:
+            await right.start_tls(tls.server, server_side=True)
+            await right.send(b"last")
+            await right.aclose()
+
+        await left.start_tls(tls.client, server_hostname="example.org")
+        assert await left.receive() == b"last"
+        for _ in range(3):
+            with pytest.raises(trio.EndOfChannel):
+                await left.receive()
+
+
+# -- closing and listeners
+
+
+async def test_received_hook_may_close(pair: Pair, connect: Connect) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+
+    async def hook(_event: MessageReceived) -> None:
+        await connection.aclose()
+
+    connection.message_received.connect(hook)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frame(b"the last"))
+
+        @nursery.start_soon
+        async def peer_follows() -> None:
+            assert await read_to_end(peer) == b""
+            await peer.aclose()
+
+        assert await connection.receive() == b"the last"
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.receive()
+
+
+async def test_message_that_waits_for_a_slow_subscriber_survives_closing(
+    pair: Pair, connect: Connect
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    events = connection.message_received.subscribe(buffer_size=1)
+    received: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frame(b"one") + frame(b"two"))
+
+        @nursery.start_soon
+        async def receive() -> None:
+            for _ in range(2):
+                received.append(await connection.receive())
+            with pytest.raises(trio.ClosedResourceError):
+                await connection.receive()
+
+        await trio.testing.wait_all_tasks_blocked()
+        assert received == [b"one"]
+        await trio.aclose_forcefully(connection)
+        assert [event.message async for event in events] == [b"one", b"two"]
+    assert received == [b"one", b"two"]
+
+
+# -- the reader, once more
+
+
+async def test_reader_switched_at_the_moment_that_bytes_arrive(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    received: list[object] = []
+
+    async def receive() -> None:
+        received.append(await connection.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await peer.send_all(b"\x00\x01\x00\x00")  # the length of a message that is not to come
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.send_all(b"ABC\n")
+        # The receiving task is to run next, with the new bytes, and does not yet.
+        connection.reader = Lines().reader()
+        with trio.fail_after(5):
+            await trio.testing.wait_all_tasks_blocked()
+        assert received == ["\x00\x01\x00\x00ABC"]
+
+
+@attrs.frozen
+class Faulty(Codec[Any, Any]):
+    """A codec with a bug."""
+
+    def reader(self) -> Reader[Any]:
+        raise ZeroDivisionError
+
+    def writer(self) -> Writer[Any]:
+        raise ZeroDivisionError
+
+
+async def test_codec_that_fails_leaves_the_stream_to_the_caller(
+    pair: Pair, connect: Connect
+) -> None:
+    ours, peer = pair
+    with pytest.raises(ZeroDivisionError):
+        open_connection(ours, codec=Faulty())
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"hello")
+        assert await read_exactly(peer, 9) == frame(b"hello")
+
+
+# -- time, once more
+
+
+@pytest.mark.parametrize("make", [memory, unix])
+async def test_message_timeout_counts_while_someone_receives_only(
+    make: Callable[[], Pair], connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = make()
+    connection = connect(ours, message_timeout=10)
+    await peer.send_all(frame(b"hello")[:5])
+    with trio.move_on_after(6):
+        await connection.receive()
+    await trio.sleep(100)  # nobody receives, which is not the peer's fault
+    await peer.send_all(frame(b"hello")[5:])
+    assert await connection.receive() == b"hello"
+    await peer.aclose()
+
+
+@pytest.mark.parametrize("make", [memory, unix])
+async def test_message_timeout_is_not_put_off_by_receiving_in_short_turns(
+    make: Callable[[], Pair], connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = make()
+    connection = connect(ours, message_timeout=10)
+    await peer.send_all(frame(b"hello")[:5])
+    start = trio.current_time()
+    for _ in range(3):
+        with trio.move_on_after(3):
+            await connection.receive()
+    with pytest.raises(MessageTimeoutError):
+        await connection.receive()
+    assert trio.current_time() == start + 10
+    await peer.aclose()
+
+
+@pytest.mark.parametrize("make", [memory, unix])
+async def test_idle_timeout_is_counted_from_the_last_byte_that_moved(
+    make: Callable[[], Pair], connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = make()
+    connection = connect(ours, idle_timeout=10)
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            await trio.sleep(4)
+            await connection.send(b"news")
+
+        start = trio.current_time()
+        with pytest.raises(IdleTimeoutError):
+            await connection.receive()
+        # Never too early; how late it may be is a question of cost.
+        assert start + 14 <= trio.current_time() <= start + 20
+    await peer.aclose()

@@ -1,0 +1,256 @@
+"""The epoll of all of a run's sockets: what is registered, who is woken, and that nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from trio_bytetalk import _epoll
+from trio_bytetalk._epoll import Readiness, register
+
+pytestmark = pytest.mark.skipif(not _epoll.EPOLL_AVAILABLE, reason="this system has no epoll")
+
+
+@attrs.define
+class Ends:
+    """A registered socket, and its peer."""
+
+    readiness: Readiness
+    here: socket.socket
+    there: socket.socket
+
+    def fill(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.here.send(bytes(65_536))
+        self.readiness.writable = False
+
+    def empty(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.there.recv(1_000_000)
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[Ends]:
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        there.setblocking(False)
+        readiness = register(here.fileno())
+        yield Ends(readiness, here, there)
+        if here.fileno() in _epoll._hub.get().registered:
+            readiness.close()
+
+
+async def wait_readable(readiness: Readiness) -> None:
+    await readiness.wait_readable()
+
+
+async def test_data_wakes_the_reader(ends: Ends) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, ends.readiness)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ends.readiness.readable
+        ends.there.send(b"x")
+    assert ends.readiness.readable
+    assert not ends.readiness.hung_up
+
+
+async def test_data_that_was_there_before_makes_the_first_event() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        there.send(b"x")
+        readiness = register(here.fileno())
+        await wait_readable(readiness)
+        assert readiness.readable
+        assert readiness.bytes_waiting() == 1
+        readiness.close()
+
+
+async def test_data_is_noted_though_nobody_waits(ends: Ends) -> None:
+    ends.there.send(b"x")
+    other_here, other_there = socket.socketpair()
+    with other_here, other_there:
+        other_there.send(b"x")
+        other = register(other_here.fileno())
+        await wait_readable(other)  # whatever came before has been seen then
+        other.close()
+    assert ends.readiness.readable
+
+
+async def test_room_wakes_the_writer_each_time(ends: Ends) -> None:
+    for _ in range(2):
+        ends.fill()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ends.readiness.wait_writable)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not ends.readiness.writable
+            ends.empty()
+        assert ends.readiness.writable
+
+
+async def test_room_that_came_before_the_wait_is_told_of(ends: Ends) -> None:
+    ends.fill()
+    ends.empty()
+    await ends.readiness.wait_writable()
+    assert ends.readiness.writable
+
+
+async def test_room_does_not_wake_the_reader_nor_data_the_writer(ends: Ends) -> None:
+    woken = []
+
+    async def read() -> None:
+        await ends.readiness.wait_readable()
+        woken.append("reader")
+
+    async def write() -> None:
+        await ends.readiness.wait_writable()
+        woken.append("writer")
+
+    ends.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        ends.there.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert woken == ["reader"]
+        ends.empty()
+        await trio.testing.wait_all_tasks_blocked()
+        assert woken == ["reader", "writer"]
+
+
+async def test_the_peers_end_wakes_both_and_stays_known(ends: Ends) -> None:
+    ends.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, ends.readiness)
+        nursery.start_soon(ends.readiness.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        ends.there.close()
+    assert ends.readiness.hung_up
+    assert ends.readiness.readable
+    assert ends.readiness.writable
+
+
+async def test_reader_can_be_woken_for_other_reasons(ends: Ends) -> None:
+    ends.readiness.wake_reader()  # nobody is there: harmless
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, ends.readiness)
+        await trio.testing.wait_all_tasks_blocked()
+        ends.readiness.wake_reader()
+    assert not ends.readiness.readable
+
+
+async def test_closing_wakes_both_and_forgets_the_socket(ends: Ends) -> None:
+    ends.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, ends.readiness)
+        nursery.start_soon(ends.readiness.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        ends.readiness.close()
+    hub = _epoll._hub.get()
+    assert ends.here.fileno() not in hub.registered
+    # Registered anew, it must not be refused as known.
+    ends.readiness = register(ends.here.fileno())
+
+
+async def test_cancelled_waits_leave_nothing_behind(ends: Ends) -> None:
+    ends.fill()
+    with trio.move_on_after(0):
+        await ends.readiness.wait_readable()
+    with trio.move_on_after(0):
+        await ends.readiness.wait_writable()
+    ends.there.send(b"x")
+    ends.empty()
+    await wait_readable(ends.readiness)
+    assert ends.readiness.readable
+
+
+async def test_socket_that_was_closed_has_no_bytes_waiting(ends: Ends) -> None:
+    ends.there.send(b"four")
+    assert ends.readiness.bytes_waiting() == 4
+    ends.readiness.close()
+    ends.here.close()
+    assert ends.readiness.bytes_waiting() == 0
+
+
+async def test_what_cannot_be_watched_is_refused_and_not_registered(
+    tmp_path: os.PathLike[str],
+) -> None:
+    fd = os.open(os.path.join(tmp_path, "file"), os.O_CREAT | os.O_RDWR)
+    try:
+        with pytest.raises(OSError, match="not permitted"):
+            register(fd)
+        assert fd not in _epoll._hub.get().registered
+    finally:
+        os.close(fd)
+
+
+async def test_closing_twice_does_no_harm_to_who_has_the_descriptor_by_then(ends: Ends) -> None:
+    before = ends.readiness
+    before.close()
+    ends.readiness = register(ends.here.fileno())
+    before.close()
+    ends.there.send(b"x")
+    await wait_readable(ends.readiness)
+    assert ends.readiness.readable
+
+
+async def test_event_of_a_descriptor_that_nobody_knows_is_passed_over(ends: Ends) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        register(here.fileno())
+        # As if its owner had been collected, while a forked process still has the socket.
+        del _epoll._hub.get().registered[here.fileno()]
+        there.send(b"x")
+        ends.there.send(b"x")
+        await wait_readable(ends.readiness)
+    assert ends.readiness.readable
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_every_run_has_its_own_epoll_and_closes_it() -> None:
+    hubs = []
+
+    async def main() -> None:
+        here, there = socket.socketpair()
+        with here, there:
+            readiness = register(here.fileno())
+            hubs.append(_epoll._hub.get())
+            there.send(b"x")
+            await wait_readable(readiness)
+            readiness.close()
+
+    before = open_descriptors()
+    trio.run(main)
+    trio.run(main)
+    assert open_descriptors() == before
+    assert hubs[0] is not hubs[1]
+    assert hubs[0].epoll.closed
+    assert hubs[1].epoll.closed
+
+
+def test_closing_after_the_run_is_harmless() -> None:
+    left: list[tuple[socket.socket, socket.socket, Readiness]] = []
+
+    async def main() -> None:
+        here, there = socket.socketpair()
+        left.append((here, there, register(here.fileno())))
+        await trio.lowlevel.checkpoint()
+
+    trio.run(main)
+    ((here, there, readiness),) = left
+    readiness.close()
+    here.close()
+    there.close()

@@ -1,0 +1,1842 @@
+"""The transport floor: how bytes move, over any Trio stream and over the fast path for sockets.
+
+What both must do is shown over both: ``pair`` and ``tight_pair`` (see ``conftest.py``) are a pair
+of streams of each kind in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from conftest import Connect, Tls
+from pairs import (
+    Pair,
+    Stream,
+    counted_writes,
+    frame,
+    memory,
+    read_exactly,
+    read_to_end,
+    reset,
+    tcp,
+    tight_unix,
+    unix,
+)
+
+from trio_bytetalk import (
+    NEED_DATA,
+    Buffer,
+    BytetalkError,
+    CloseReason,
+    Codec,
+    Connection,
+    EncodeError,
+    GivenUpError,
+    LengthPrefixed,
+    MessageTimeoutError,
+    MessageWritten,
+    NeedData,
+    Reader,
+    ReceiveBuffer,
+    SendTimeoutError,
+    Server,
+    Writer,
+    open_connection,
+)
+from trio_bytetalk.testing import CuttingStream
+
+AnyConnection = Connection[Any, Any]
+
+
+async def echo(connection: AnyConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+async def send_each(connection: AnyConnection, messages: Sequence[bytes]) -> None:
+    for message in messages:
+        await connection.send(message)
+
+
+async def send_on(connection: AnyConnection) -> None:
+    """Send until that fails."""
+    while True:
+        await connection.send(b"lost")
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def fill(connection: AnyConnection) -> list[bytes]:
+    """Send until there is no room; what was sent."""
+    sent: list[bytes] = []
+    while True:
+        message = b"%d" % len(sent) + bytes(100)
+        try:
+            connection.send_nowait(message)
+        except trio.WouldBlock:
+            return sent
+        sent.append(message)
+
+
+def frames(messages: Sequence[bytes]) -> bytes:
+    return b"".join(map(frame, messages))
+
+
+def own_system_tasks() -> list[str]:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return sorted(
+        task.name
+        for nursery in root.child_nurseries
+        for task in nursery.child_tasks
+        if task.name.startswith("trio_bytetalk")
+    )
+
+
+# -- everything arrives, in order
+
+
+async def test_messages_of_all_sizes_come_back_whole_and_in_order(
+    pair: Pair, connect: Connect
+) -> None:
+    codec = LengthPrefixed(max_size=4 * 2**20)
+    left, right = (connect(stream, codec=codec) for stream in pair)
+    noise = random.Random(1)
+    sizes = [0, 1, 3, 4, 5, 4091, 4092, 4095, 4096, 4097, 65_531, 65_532, 65_536, 65_537]
+    sizes += [262_139, 262_140, 262_144, 2**20, 2**20 + 1, 3 * 2**20, 0, 0, 10]
+    messages = [
+        noise.randbytes(size) for size in sizes + random.Random(2).sample(sizes, len(sizes))
+    ]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo, right)
+        nursery.start_soon(send_each, left, messages)
+        for message in messages:
+            assert await left.receive() == message
+        await left.send_eof()
+
+
+async def test_thousands_of_messages_through_a_narrow_stream_keep_their_order(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    left, right = (connect(stream, write_buffer_size=500) for stream in tight_pair)
+    noise = random.Random(3)
+    messages = [b"%d " % n + bytes(noise.choice([0, 1, 50, 500, 5000])) for n in range(2000)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo, right)
+        nursery.start_soon(send_each, left, messages)
+        for message in messages:
+            assert await left.receive() == message
+        await left.send_eof()
+
+
+@attrs.define(eq=False)
+class ChunkReader(Reader[bytes]):
+    """Takes what there is."""
+
+    def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+        return buffer.take(len(buffer)) or NEED_DATA
+
+
+@attrs.define(eq=False)
+class PiecesWriter(Writer[Buffer | Sequence[Buffer]]):
+    """Takes frames as they are."""
+
+    def encode(self, message: Buffer | Sequence[Buffer]) -> Buffer | Sequence[Buffer]:
+        return message
+
+
+@attrs.frozen
+class Raw(Codec[Buffer | Sequence[Buffer], bytes]):
+    """Frames of any shape that a writer may give them."""
+
+    def reader(self) -> ChunkReader:
+        return ChunkReader()
+
+    def writer(self) -> PiecesWriter:
+        return PiecesWriter()
+
+
+SHAPES: list[Buffer | Sequence[Buffer]] = [
+    b"",
+    (),
+    [b"", b""],
+    [b"", b"between nothing and nothing", b""],
+    b"bytes",
+    bytearray(b"bytearray"),
+    memoryview(b"memoryview"),
+    [b"header", b"payload" * 10_000],
+    [bytes([number]) * 5000 for number in range(200)],
+    [bytes([number]) * 5 for number in range(200)],
+    [bytearray(b"one"), memoryview(b"another"), b"a third"] * 30,
+    [b""] * 100 + [b"x" * 300_000] + [b""] * 100,
+    b"y" * 700_000,
+]
+
+
+async def test_frames_of_any_shape_are_sent_whole(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0], codec=Raw())
+    expected = b"".join(
+        shape if isinstance(shape, bytes | bytearray | memoryview) else b"".join(shape)
+        for shape in SHAPES * 2
+    )
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            for shape in SHAPES * 2:
+                await connection.send(shape)
+            await connection.send_eof()
+
+        assert await read_to_end(pair[1]) == expected
+    assert connection.statistics().bytes_sent == len(expected)
+
+
+async def test_frames_of_any_shape_pass_through_a_narrow_stream(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    connection = connect(tight_pair[0], codec=Raw(), write_buffer_size=1)
+    shapes = [
+        [bytes([number]) * 5000 for number in range(100)],
+        [bytes([number]) * 7 for number in range(100)],
+        [b"", b"z" * 10_000, b""],
+    ]
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            for shape in shapes:
+                await connection.send(shape)
+            await connection.send_eof()
+
+        assert await read_to_end(tight_pair[1]) == b"".join(itertools.chain(*shapes))
+
+
+async def test_messages_of_many_tasks_are_sent_in_the_order_of_the_calls(
+    pair: Pair, connect: Connect
+) -> None:
+    left, right = map(connect, pair)
+    calls: list[bytes] = []
+
+    async def send() -> None:
+        for _ in range(50):
+            calls.append(b"%d" % len(calls))
+            await left.send(calls[-1])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(send)
+        received = [await right.receive() for _ in range(1000)]
+    assert received == calls
+
+
+# -- bursts
+
+
+async def test_replies_to_a_burst_leave_in_one_write(pair: Pair, connect: Connect) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    burst = [b"%d" % number for number in range(1000)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames(burst))
+        message = await connection.receive()
+        with counted_writes(ours) as writes:
+            await connection.send(message)
+            for expected in burst[1:]:
+                message = await connection.receive()
+                assert message == expected
+                await connection.send(message)
+            nursery.start_soon(connection.flush)
+            assert await read_exactly(peer, len(frames(burst))) == frames(burst)
+    assert writes.count == 1
+
+
+async def test_replies_to_a_long_burst_leave_before_its_end(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours, write_buffer_size=1000)
+    burst = [bytes(100)] * 100
+    await peer.send_all(frames(burst))
+    for _ in burst:
+        await connection.send(await connection.receive())
+        assert connection.statistics().bytes_queued <= 1000
+    assert connection.statistics().bytes_sent > 9000
+    await connection.flush()
+    assert await read_exactly(peer, len(frames(burst))) == frames(burst)
+    await peer.aclose()
+
+
+async def test_reply_leaves_though_its_task_never_comes_back(
+    pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+
+    async def handle() -> None:
+        await connection.send(await connection.receive())
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"one", b"two"]))
+        nursery.start_soon(handle)
+        with trio.fail_after(1):
+            assert await read_exactly(peer, 7) == frame(b"one")
+        nursery.cancel_scope.cancel()
+
+
+async def test_reply_leaves_at_the_next_turn_of_the_scheduler(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    for _ in range(20):
+        await peer.send_all(frames([b"one", b"two"]))
+        await connection.send(await connection.receive())
+        assert connection.statistics().bytes_queued == 7
+        # The turn that begins with the first may have taken this task before the flusher.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert connection.statistics().bytes_queued == 0
+        await connection.receive()
+    await peer.aclose()
+
+
+async def test_replies_to_a_burst_follow_what_was_queued_before_it(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"one", b"two", b"three"]))
+        await connection.receive()
+        before = fill(connection)
+
+        @nursery.start_soon
+        async def reply() -> None:
+            for _ in range(2):
+                await connection.send(await connection.receive())
+            await connection.send_eof()
+
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_to_end(peer) == frames([*before, b"two", b"three"])
+
+
+# -- back-pressure
+
+
+async def test_send_waits_while_the_peer_does_not_read(tight_pair: Pair, connect: Connect) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    assert 1000 < connection.statistics().bytes_queued <= 1000 + len(frame(sent[-1]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"the last")
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.statistics().messages_sent == len(sent)
+        with pytest.raises(trio.WouldBlock):
+            connection.send_nowait(b"too many")
+        expected = frames([*sent, b"the last"])
+        assert await read_exactly(peer, len(expected)) == expected
+    await connection.flush()
+    assert connection.statistics().messages_sent == len(sent) + 1
+    assert connection.statistics().bytes_queued == 0
+    assert connection.statistics().bytes_sent == len(expected)
+
+
+async def test_message_larger_than_the_buffer_waits_for_room_only(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1)
+    await connection.send(bytes(100_000))
+    with pytest.raises(trio.WouldBlock):
+        connection.send_nowait(b"")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, bytes(50_000))
+        expected = frames([bytes(100_000), bytes(50_000)])
+        assert await read_exactly(peer, len(expected)) == expected
+
+
+async def test_tasks_that_wait_to_send_go_on_one_after_the_other(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    went_on: list[int] = []
+
+    async def send(number: int) -> None:
+        await connection.send(b"%d" % number + bytes(2000))
+        went_on.append(number)
+
+    progress: list[int] = []
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(send, number)
+            await trio.testing.wait_all_tasks_blocked()
+        expected = frames(sent + [b"%d" % number + bytes(2000) for number in range(20)])
+        data = b""
+        while len(data) < len(expected):
+            assert sorted(went_on) == list(range(len(went_on)))
+            progress.append(len(went_on))
+            data += await peer.receive_some(1000)
+            await trio.testing.wait_all_tasks_blocked()
+    assert data == expected
+    # They did not all go on at once, but as there was room.
+    assert len(set(progress)) > 10
+
+
+async def test_cancelled_while_waiting_to_send_leaves_no_trace(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    scopes = [trio.CancelScope() for _ in range(5)]
+
+    async def send(number: int) -> None:
+        with scopes[number]:
+            await connection.send(b"waits: %d" % number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(send, number)
+            await trio.testing.wait_all_tasks_blocked()
+        for number in (3, 0, 4, 1, 2):
+            scopes[number].cancel()
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.aclose)
+        assert await read_to_end(peer) == frames(sent)
+
+
+async def test_cancelling_some_senders_lets_the_others_go_on_in_order(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    scopes = [trio.CancelScope() for _ in range(5)]
+
+    async def send(number: int) -> None:
+        with scopes[number]:
+            await connection.send(b"waits: %d" % number)
+
+    expected = frames([*sent, b"waits: 1", b"waits: 3"])
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(send, number)
+            await trio.testing.wait_all_tasks_blocked()
+        for number in (0, 2, 4):
+            scopes[number].cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_exactly(peer, len(expected)) == expected
+    await connection.flush()
+    assert connection.statistics().bytes_queued == 0
+    # There is room again, and no one waits any more.
+    connection.send_nowait(b"afterwards")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.flush)
+        assert await read_exactly(peer, 14) == frame(b"afterwards")
+
+
+async def test_last_waiting_sender_is_cancelled_and_sending_goes_on(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"cancelled")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"not cancelled")
+        expected = frames([*sent, b"not cancelled"])
+        assert await read_exactly(peer, len(expected)) == expected
+
+
+@attrs.define(eq=False)
+class NumberingWriter(Writer[bytes]):
+    """Puts a number before each message; the peer would notice if one was left out."""
+
+    stateful = True
+    next_number: int = 0
+
+    def encode(self, message: bytes) -> bytes:
+        if message == b"unspeakable":
+            raise EncodeError("not this")
+        self.next_number += 1
+        return frame(b"%d:" % self.next_number + message)
+
+
+@attrs.frozen
+class Numbered(Codec[bytes, bytes]):
+    def reader(self) -> Reader[bytes]:
+        return LengthPrefixed().reader()
+
+    def writer(self) -> NumberingWriter:
+        return NumberingWriter()
+
+
+async def test_cancelled_message_takes_no_number_with_it(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, codec=Numbered(), write_buffer_size=1000)
+    sent = fill(connection)
+    scopes = [trio.CancelScope() for _ in range(5)]
+    refused: list[bytes] = []
+
+    async def send(number: int, message: bytes) -> None:
+        with scopes[number]:
+            try:
+                await connection.send(message)
+            except EncodeError:
+                refused.append(message)
+                await connection.send(b"an apology")
+
+    messages = [b"A", b"B", b"unspeakable", b"D", b"E"]
+    async with trio.open_nursery() as nursery:
+        for number, message in enumerate(messages):
+            nursery.start_soon(send, number, message)
+            await trio.testing.wait_all_tasks_blocked()
+        for number in (0, 3):
+            scopes[number].cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        arrived = [*sent, b"B", b"E", b"an apology"]
+        expected = frames([b"%d:" % number + message for number, message in enumerate(arrived, 1)])
+        assert await read_exactly(peer, len(expected)) == expected
+    assert refused == [b"unspeakable"]
+    assert connection.statistics().messages_sent == len(arrived)
+
+
+# -- flush
+
+
+async def test_flush_with_nothing_to_write_is_a_checkpoint(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    with trio.testing.assert_checkpoints():
+        await connection.flush()
+
+
+async def test_flush_waits_until_the_peer_has_made_room(tight_pair: Pair, connect: Connect) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    flushed: list[int] = []
+
+    async def flush() -> None:
+        await connection.flush()
+        flushed.append(connection.statistics().bytes_sent)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flush)
+        nursery.start_soon(flush)
+        await trio.testing.wait_all_tasks_blocked()
+        assert flushed == []
+        await read_exactly(peer, len(frames(sent)))
+    assert flushed == [len(frames(sent))] * 2
+
+
+async def test_flush_does_not_wait_for_what_is_sent_later(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=10**6)
+    connection.send_nowait(bytes(100_000))
+    flushed = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def flush() -> None:
+            await connection.flush()
+            flushed.set()
+
+        await trio.testing.wait_all_tasks_blocked()
+        connection.send_nowait(bytes(500_000))
+        while not flushed.is_set():
+            await peer.receive_some(10_000)
+            await trio.testing.wait_all_tasks_blocked()
+    assert connection.statistics().bytes_queued > 300_000
+
+
+async def test_cancelled_flush_does_no_harm(tight_pair: Pair, connect: Connect) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        assert await read_to_end(peer) == frames(sent)
+
+
+async def test_flush_says_that_the_connection_broke(tight_pair: Pair, connect: Connect) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    fill(connection)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def flush() -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await connection.flush()
+
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.flush()
+
+
+async def test_flush_says_that_the_connection_was_closed(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000)
+    fill(connection)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def flush() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await connection.flush()
+
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(connection)
+    with pytest.raises(trio.ClosedResourceError):
+        await connection.flush()
+
+
+# -- half-closing
+
+
+async def test_after_the_end_was_sent_receiving_goes_on(pair: Pair, connect: Connect) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def say_and_finish() -> None:
+            await connection.send(b"a question")
+            await connection.send_eof()
+
+        assert await read_to_end(peer) == frame(b"a question")
+        for _ in range(2):
+            with pytest.raises(trio.ClosedResourceError, match=r"send_eof\(\)"):
+                await connection.send(b"too late")
+            with pytest.raises(trio.ClosedResourceError, match=r"send_eof\(\)"):
+                connection.send_nowait(b"too late")
+        nursery.start_soon(peer.send_all, frame(b"an answer"))
+        assert await connection.receive() == b"an answer"
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.aclose()
+        with pytest.raises(trio.EndOfChannel):
+            await connection.receive()
+    await connection.aclose()
+    assert connection.close_reason is CloseReason.END_OF_STREAM
+
+
+async def test_sending_the_end_again_is_harmless(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    await connection.send_eof()
+    await connection.send_eof()
+    assert await read_to_end(pair[1]) == b""
+
+
+async def test_the_end_comes_behind_what_was_queued_and_before_what_waited(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+
+            @nursery.start_soon
+            async def send() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await connection.send(bytes(20_000))
+
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.send_eof)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_to_end(peer) == frames(sent)
+
+
+async def test_cancelled_while_sending_the_end_it_can_be_done_again(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send_eof)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send_eof)
+        assert await read_to_end(peer) == frames(sent)
+
+
+@attrs.define(eq=False)
+class PlainStream(trio.abc.Stream):
+    """A stream that cannot be half-closed, as TLS's cannot."""
+
+    stream: Stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def test_stream_that_cannot_be_half_closed_goes_on(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(PlainStream(ours))
+    with pytest.raises(BytetalkError, match="PlainStream cannot be half-closed"):
+        await connection.send_eof()
+    await connection.send(b"still here")
+    assert await read_exactly(peer, 14) == frame(b"still here")
+
+
+async def test_the_end_of_a_broken_connection_cannot_be_sent(connect: Connect) -> None:
+    ours, peer = tcp()
+    connection = connect(ours)
+    reset(peer)
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.receive()
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.send_eof()
+
+
+# -- closing
+
+
+async def test_closing_sends_what_is_queued(tight_pair: Pair, connect: Connect) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=100_000)
+    sent = fill(connection)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        assert await read_to_end(peer) == frames(sent)
+    assert connection.close_reason is CloseReason.CLOSED
+    assert connection.statistics().bytes_queued == 0
+
+
+async def test_closing_sends_replies_that_a_burst_still_holds_back(
+    pair: Pair, connect: Connect
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"one", b"two"]))
+        await connection.send(await connection.receive())
+        nursery.start_soon(connection.aclose)
+        assert await read_to_end(peer) == frame(b"one")
+        await peer.aclose()
+
+
+async def test_closing_gives_up_on_a_peer_that_does_not_read(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000, close_timeout=3)
+    fill(connection)
+    start = trio.current_time()
+    await connection.aclose()
+    assert trio.current_time() == start + 3
+    assert connection.close_reason is CloseReason.CLOSED
+
+
+async def test_cancelled_closing_closes_at_once(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    start = trio.current_time()
+    with trio.move_on_after(1) as scope:
+        await connection.aclose()
+    assert scope.cancelled_caught
+    assert trio.current_time() == start + 1
+    assert connection.close_reason is CloseReason.CANCELLED
+    rest = await read_to_end(peer)
+    assert frames(sent).startswith(rest)
+    with pytest.raises(trio.ClosedResourceError):
+        await connection.send(b"")
+
+
+async def test_closing_forcefully_does_not_wait(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000)
+    fill(connection)
+    start = trio.current_time()
+    await trio.aclose_forcefully(connection)
+    assert trio.current_time() == start
+
+
+async def test_closing_twice_is_harmless(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    for _ in range(2):
+        await connection.aclose()
+        assert connection.close_reason is CloseReason.CLOSED
+    with trio.testing.assert_checkpoints():
+        await connection.aclose()
+
+
+async def test_two_tasks_close_and_both_wait_for_the_end(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    closed: list[object] = []
+
+    async def close() -> None:
+        await connection.aclose()
+        closed.append(connection.close_reason)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close)
+        nursery.start_soon(close)
+        await trio.testing.wait_all_tasks_blocked()
+        assert closed == []
+        assert await read_to_end(peer) == frames(sent)
+    assert closed == [CloseReason.CLOSED] * 2
+
+
+async def test_tasks_that_wait_hear_that_another_one_closes(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000)
+    fill(connection)
+
+    async def hear(operation: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await operation()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear, connection.receive)
+        nursery.start_soon(hear, connection.flush)
+        for _ in range(3):
+            nursery.start_soon(hear, lambda: connection.send(b"waits"))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(trio.aclose_forcefully, connection)
+
+
+async def test_send_that_says_it_was_closed_has_sent_nothing(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    sent = fill(connection)
+    outcomes: list[bytes] = []
+
+    async def send() -> None:
+        try:
+            await connection.send(b"between the chairs")
+        except trio.ClosedResourceError:
+            return
+        outcomes.append(b"between the chairs")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+
+        @nursery.start_soon
+        async def close_as_soon_as_there_is_room() -> None:
+            while connection.statistics().bytes_queued > 1000:
+                await trio.lowlevel.checkpoint()
+            await connection.aclose()
+
+        data = await read_to_end(peer)
+    assert data == frames(sent + outcomes)
+
+
+# -- closing with input that nobody has read: it must not destroy what was sent
+
+
+def large_buffers() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """TCP, where our system takes far more than the peer's does: it holds what is on the way."""
+    left, right = tcp()
+    left.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4 * 2**20)
+    left.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 2**31 - 1)
+    return left, right
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+async def test_closing_with_unread_input_does_not_destroy_what_was_sent(
+    connect: Connect, half_closed: bool
+) -> None:
+    ours, peer = large_buffers()
+    connection = connect(ours)
+    await peer.send_all(frame(b"a request") + frame(b"one more") * 1000)
+    assert await connection.receive() == b"a request"
+    await peer.send_all(frame(b"yet one more") * 1000)
+    if half_closed:
+        await peer.send_eof()
+    reply = bytes(1_000_000)
+    await connection.send(reply)
+    await connection.flush()  # the system has it all now; the peer cannot have
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_to_end(peer) == frame(reply)
+        await peer.aclose()
+    assert connection.close_reason is CloseReason.CLOSED
+
+
+async def test_closing_does_not_wait_for_ever_for_a_peer_that_does_not_finish(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours, close_timeout=4)
+    await peer.send_all(b"something")
+    start = trio.current_time()
+    await connection.aclose()
+    assert trio.current_time() == start + 4
+    await peer.aclose()
+
+
+async def test_closing_does_not_wait_for_a_peer_that_sends_nothing(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = unix()
+    start = trio.current_time()
+    await connect(ours).aclose()
+    assert trio.current_time() == start
+    await peer.aclose()
+
+
+async def test_closing_while_the_peer_goes_on_sending_reads_it_away(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def flood() -> None:
+            for _ in range(100):
+                await peer.send_all(bytes(100_000))
+            assert await read_to_end(peer) == b""
+            await peer.aclose()
+
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+
+
+# -- breaking
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_reset_breaks_the_connection_for_good(connect: Connect, fast: bool) -> None:
+    ours, peer = tcp()
+    connection = connect(ours if fast else PlainStream(ours))
+    reset(peer)
+    for _ in range(3):
+        with pytest.raises(trio.BrokenResourceError, match="reset by peer"):
+            await connection.receive()
+    with pytest.raises(trio.BrokenResourceError):
+        await send_on(connection)
+    for _ in range(3):
+        with pytest.raises(trio.BrokenResourceError):
+            await connection.send(b"lost")
+        with pytest.raises(trio.BrokenResourceError):
+            connection.send_nowait(b"lost")
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+    assert isinstance(connection.close_reason.__cause__, ConnectionResetError)
+
+
+async def test_sending_to_a_peer_that_is_gone_breaks_the_connection(
+    pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    await peer.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await send_on(connection)
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError):
+            await connection.send(b"lost")
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+
+
+async def test_what_had_come_before_the_connection_broke_is_received(
+    pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"one", b"two", b"three"]))
+        assert await connection.receive() == b"one"
+    await peer.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await send_on(connection)
+    assert await connection.receive() == b"two"
+    assert await connection.receive() == b"three"
+
+
+async def test_tasks_that_wait_to_send_hear_that_the_connection_broke(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    fill(connection)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+
+            @nursery.start_soon
+            async def send() -> None:
+                with pytest.raises(trio.BrokenResourceError):
+                    await connection.send(b"lost")
+
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.aclose()
+
+
+class OopsError(Exception):
+    """What the streams of these tests raise."""
+
+
+@attrs.define(eq=False)
+class FaultyStream(PlainStream):
+    """A stream with a bug."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OopsError("a bug in send_all")
+
+
+async def test_bug_in_a_stream_breaks_its_connection_and_nothing_else(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, _ = memory()
+    connection = connect(FaultyStream(ours))
+    await connection.send(b"lost")
+    with pytest.raises(trio.BrokenResourceError, match="a bug in send_all") as info:
+        await connection.flush()
+    assert isinstance(info.value.__cause__, OopsError)
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+
+
+@attrs.define(eq=False)
+class UncloseableStream(PlainStream):
+    """A stream that does not like to be closed, but is."""
+
+    error: Exception
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [trio.BrokenResourceError(), OopsError("a bug in aclose")])
+async def test_stream_that_fails_to_close_is_closed_all_the_same(
+    error: Exception, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, peer = memory()
+    connection = connect(UncloseableStream(ours, error))
+    await connection.aclose()
+    assert connection.close_reason is CloseReason.CLOSED
+    assert await read_to_end(peer) == b""
+    assert ("a bug in aclose" in caplog.text) == isinstance(error, OopsError)
+
+
+async def test_send_timeout_gives_up_a_peer_that_takes_nothing(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000, send_timeout=7)
+    start = trio.current_time()
+    fill(connection)
+
+    async def hear(operation: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(SendTimeoutError, match="7 seconds; the setting is send_timeout"):
+            await operation()
+        assert trio.current_time() == start + 7
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear, connection.receive)
+        nursery.start_soon(hear, connection.flush)
+        nursery.start_soon(hear, lambda: connection.send(b"waits"))
+    await hear(connection.receive)
+    await hear(lambda: connection.send(b"too late"))
+    await connection.aclose()
+    assert trio.current_time() == start + 7
+    assert isinstance(connection.close_reason, SendTimeoutError)
+    assert isinstance(connection.close_reason, GivenUpError)
+
+
+async def test_receive_hears_of_a_send_timeout_that_nobody_waited_for(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000, send_timeout=7)
+    fill(connection)
+    await trio.sleep(10)
+    with trio.fail_after(1):
+        for _ in range(2):
+            with pytest.raises(SendTimeoutError):
+                await connection.receive()
+
+
+async def test_peer_that_takes_something_now_and_then_is_not_given_up(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=10**6, send_timeout=7)
+    connection.send_nowait(bytes(500_000))
+    data = b""
+    while len(data) < 500_004:
+        await trio.sleep(6)
+        data += await peer.receive_some()
+    assert data == frame(bytes(500_000))
+
+
+async def test_no_send_timeout_is_for_ever(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000, send_timeout=None)
+    sent = fill(connection)
+    await trio.sleep(10**6)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        assert await read_to_end(peer) == frames(sent)
+
+
+async def test_connection_given_up_while_it_writes_stays_given_up(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=10**6, message_timeout=3)
+    connection.send_nowait(bytes(300_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, b"\x00\x00")
+        with pytest.raises(MessageTimeoutError):
+            await connection.receive()
+    # Now that it is too late, the peer reads what was under way.
+    with trio.move_on_after(1):
+        while True:
+            await peer.receive_some()
+    with pytest.raises(MessageTimeoutError):
+        await connection.flush()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, MessageTimeoutError)
+
+
+# -- telling that a message was written
+
+
+async def test_message_counts_as_written_when_the_system_has_its_last_byte(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours)
+    ends: list[tuple[int, int]] = []
+
+    async def on_written(event: MessageWritten) -> None:
+        ends.append((len(event.message), connection.statistics().bytes_sent))
+
+    connection.message_written.connect(on_written)
+    async with connection.message_written.subscribe() as written:
+        await connection.send(bytes(100_000))
+        await connection.send(bytes(200_000))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            written.receive_nowait()
+        # How far a stream that takes no part of what it is given has come is seen every 64 KiB.
+        await read_exactly(peer, 100_004 + 65_536)
+        assert await written.receive() == MessageWritten(connection, bytes(100_000))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            written.receive_nowait()
+        await read_exactly(peer, 200_004 - 65_536)
+        assert await written.receive() == MessageWritten(connection, bytes(200_000))
+        await trio.testing.wait_all_tasks_blocked()
+    assert [size for size, _ in ends] == [100_000, 200_000]
+    assert ends[0][1] >= 100_004
+    assert ends[1][1] == 300_008
+
+
+async def test_messages_are_told_to_be_written_in_the_order_of_sending(
+    pair: Pair, connect: Connect
+) -> None:
+    left, right = (connect(stream, write_buffer_size=300) for stream in pair)
+    sent: list[bytes] = []
+    written: list[bytes] = []
+
+    async def on_written(event: MessageWritten) -> None:
+        written.append(event.message)
+        await trio.lowlevel.checkpoint()
+
+    left.message_written.connect(on_written)
+
+    async def send() -> None:
+        for _ in range(20):
+            sent.append(b"%d" % len(sent) + bytes(40))
+            await left.send(sent[-1])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(left.send, b"")  # an empty frame is one, too
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(5):
+            nursery.start_soon(send)
+        received = [await right.receive() for _ in range(101)]
+    await left.aclose()
+    assert received == written == [b"", *sent]
+
+
+async def test_message_without_any_bytes_is_told_to_be_written_too(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=Raw())
+    async with connection.message_written.subscribe() as written:
+        for nothing in ((), b"", [b""]):
+            await connection.send(nothing)
+            assert await written.receive() == MessageWritten(connection, nothing)
+
+
+async def test_slow_hook_holds_up_those_who_send(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0], write_buffer_size=1000)
+    may_go_on = trio.Event()
+
+    async def on_written(_event: MessageWritten) -> None:
+        await may_go_on.wait()
+
+    connection.message_written.connect(on_written)
+    await connection.send(b"written, and not told yet")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair[1].receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        sent: list[bytes] = []
+        while more := fill(connection):
+            sent += more
+            await trio.testing.wait_all_tasks_blocked()
+        assert len(sent) < 300
+
+        nursery.start_soon(connection.send, b"waits")
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.statistics().messages_sent == 1 + len(sent)
+        may_go_on.set()
+        expected = frames([*sent, b"waits"])
+        assert await read_exactly(pair[1], len(expected)) == expected
+
+
+@attrs.define(eq=False)
+class Hooked:
+    """A connection whose hook, at the first message written, does what it is told."""
+
+    connection: AnyConnection
+    peer: Stream
+    sent: list[bytes]
+    hook_is_done: trio.Event = attrs.field(factory=trio.Event)
+
+    async def begin(self, action: Callable[[], Awaitable[object]]) -> None:
+        """Have the hook run, with a full queue behind the message that it is told of."""
+        first = trio.Event()
+
+        async def on_written(_event: MessageWritten) -> None:
+            if not first.is_set():
+                first.set()
+                await trio.testing.wait_all_tasks_blocked()
+                await action()
+                self.hook_is_done.set()
+
+        self.connection.message_written.connect(on_written)
+        await self.connection.send(b"first")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.wait)
+            assert await read_exactly(self.peer, 9) == frame(b"first")
+        self.sent += fill(self.connection)
+
+
+@pytest.fixture
+def hooked(tight_pair: Pair, connect: Connect) -> Hooked:
+    connection = connect(tight_pair[0], write_buffer_size=100_000, close_timeout=None)
+    return Hooked(connection, tight_pair[1], [])
+
+
+async def test_hook_may_flush(hooked: Hooked) -> None:
+    await hooked.begin(hooked.connection.flush)
+    assert await read_exactly(hooked.peer, len(frames(hooked.sent))) == frames(hooked.sent)
+    await hooked.hook_is_done.wait()
+
+
+async def test_hook_may_send_though_the_queue_is_full(hooked: Hooked) -> None:
+    connection = hooked.connection
+    await hooked.begin(lambda: connection.send(b"by the hook"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"by another")
+        await trio.testing.wait_all_tasks_blocked()
+        rest = await read_exactly(hooked.peer, len(frames([*hooked.sent, b"by the hook"])) + 14)
+    await hooked.hook_is_done.wait()
+    assert rest in (
+        frames([*hooked.sent, b"by the hook", b"by another"]),
+        frames([*hooked.sent, b"by another", b"by the hook"]),
+    )
+
+
+async def test_hook_may_send_while_others_wait_for_it_to_be_done(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They wait because too much is written and not told yet; and because the queue is full."""
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    go_on = trio.Event()
+    sent_by_hook: list[bytes] = []
+
+    async def on_written(_event: MessageWritten) -> None:
+        if not sent_by_hook:
+            await go_on.wait()
+            for message in (b"by the hook", bytes(200_000), b"by the hook, too"):
+                sent_by_hook.append(message)
+                await connection.send(message)
+
+    async def send() -> None:
+        for _ in range(1000):
+            await connection.send(bytes(100))
+
+    connection.message_written.connect(on_written)
+    received: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            async with open_connection(peer) as other:
+                received.extend([message async for message in other])
+
+        async with trio.open_nursery() as senders:
+            senders.start_soon(send)
+            senders.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            assert connection.statistics().messages_sent < 500
+            go_on.set()
+        await connection.aclose()
+    assert len(received) == 2003
+    assert [message for message in received if message != bytes(100)] == sent_by_hook
+
+
+async def test_hook_may_be_cancelled_while_it_flushes_or_sends(hooked: Hooked) -> None:
+    connection = hooked.connection
+    flushing, sending = trio.CancelScope(), trio.CancelScope()
+
+    async def action() -> None:
+        with sending:
+            await connection.send(b"cancelled")
+        with flushing:
+            await connection.flush()
+        await connection.send(b"the end")
+
+    await hooked.begin(action)
+    await trio.testing.wait_all_tasks_blocked()
+    sending.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    data = bytes(await hooked.peer.receive_some(3000))
+    flushing.cancel()
+    expected = frames([*hooked.sent, b"the end"])
+    data += await read_exactly(hooked.peer, len(expected) - len(data))
+    assert data == expected
+    assert sending.cancelled_caught
+    assert flushing.cancelled_caught
+    await hooked.hook_is_done.wait()
+
+
+async def test_hook_may_close(hooked: Hooked) -> None:
+    await hooked.begin(hooked.connection.aclose)
+    assert await read_to_end(hooked.peer) == frames(hooked.sent)
+    await hooked.peer.aclose()
+    await hooked.hook_is_done.wait()
+    assert hooked.connection.close_reason is CloseReason.CLOSED
+
+
+async def test_hook_may_close_what_is_being_closed(hooked: Hooked) -> None:
+    await hooked.begin(hooked.connection.aclose)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hooked.connection.aclose)
+        assert await read_to_end(hooked.peer) == frames(hooked.sent)
+    assert hooked.hook_is_done.is_set()
+    assert hooked.connection.close_reason is CloseReason.CLOSED
+
+
+async def test_hook_that_waits_does_not_hold_up_a_flush(hooked: Hooked) -> None:
+    go_on = trio.Event()
+    await hooked.begin(go_on.wait)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hooked.connection.flush)
+        assert await read_exactly(hooked.peer, len(frames(hooked.sent))) == frames(hooked.sent)
+    # The hook goes on while others flush, and what comes then is written as ever.
+    async with trio.open_nursery() as nursery:
+        sent = fill(hooked.connection)
+        nursery.start_soon(hooked.connection.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_exactly(hooked.peer, len(frames(sent))) == frames(sent)
+
+
+async def test_send_timeout_while_a_hook_flushes(
+    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=100_000, send_timeout=7)
+    hooked = Hooked(connection, tight_pair[1], [])
+
+    async def action() -> None:
+        start = trio.current_time()
+        with pytest.raises(SendTimeoutError):
+            await connection.flush()
+        assert trio.current_time() == start + 7
+
+    await hooked.begin(action)
+    await hooked.hook_is_done.wait()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, SendTimeoutError)
+
+
+async def test_closing_waits_for_hooks_but_not_for_ever(
+    pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ended: list[object] = []
+    for patience, expected in ((2, "in time"), (4, "cancelled")):
+        ours, peer = memory() if isinstance(pair[0], trio.StapledStream) else unix()
+        connection = connect(ours, close_timeout=3)
+
+        async def on_written(_event: MessageWritten, patience: int = patience) -> None:
+            try:
+                await trio.sleep(patience)
+            except trio.Cancelled:
+                ended.append("cancelled")
+                raise
+            ended.append("in time")
+
+        connection.message_written.connect(on_written)
+        await connection.send(b"hello")
+        start = trio.current_time()
+        await connection.aclose()
+        assert trio.current_time() == start + min(patience, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ended.pop() == expected
+        await peer.aclose()
+
+
+async def test_closing_at_once_cancels_a_flushing_hook(hooked: Hooked) -> None:
+    await hooked.begin(hooked.connection.flush)
+    await trio.testing.wait_all_tasks_blocked()
+    await trio.aclose_forcefully(hooked.connection)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not hooked.hook_is_done.is_set()
+    assert "trio_bytetalk: pump" not in own_system_tasks()
+    assert "trio_bytetalk: relief" not in own_system_tasks()
+
+
+# -- TLS takes the stream over
+
+
+@pytest.mark.parametrize("make", [memory, unix, tight_unix])
+async def test_tls_begins_behind_all_that_was_sent_before_it(
+    make: Callable[[], Pair], connect: Connect, tls: Tls
+) -> None:
+    left, right = (connect(stream, write_buffer_size=1000) for stream in make())
+    in_the_clear = fill(left) if make is tight_unix else []
+    in_the_clear += [b"%d waits" % number for number in range(10)]
+    async with trio.open_nursery() as nursery:
+        for message in in_the_clear[-10:]:
+            nursery.start_soon(left.send, message)
+            await trio.testing.wait_all_tasks_blocked()
+        # The client, who speaks first, begins when it has received all that is in the clear.
+        nursery.start_soon(partial(left.start_tls, tls.server, server_side=True))
+        await trio.testing.wait_all_tasks_blocked()
+        assert [await right.receive() for _ in in_the_clear] == in_the_clear
+        await right.start_tls(tls.client, server_hostname="example.org")
+    before = left.statistics()
+    assert before.bytes_sent == right.statistics().bytes_received
+    messages = [bytes(size) for size in (0, 10, 100_000)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo, right)
+        nursery.start_soon(send_each, left, messages)
+        for message in messages:
+            assert await left.receive() == message
+        nursery.cancel_scope.cancel()
+    await left.aclose()
+    await right.aclose()
+    assert "trio_bytetalk: pump" not in own_system_tasks()
+
+
+# -- stopping: what has arrived by now is received, and no more
+
+
+def cut_memory() -> Pair:
+    """In memory, where every read brings little."""
+    left, right = memory()
+    return CuttingStream(left, sizes=itertools.repeat(10_000)), right
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("make", [memory, cut_memory, unix])
+async def test_stopped_server_receives_what_has_arrived(
+    make: Callable[[], Pair], finished: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    received: list[bytes] = []
+    reasons: list[object] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        async for message in connection:
+            received.append(message)
+            server.stop()
+
+    server = Server(handle)
+
+    @server.on_disconnect
+    async def note(connection: AnyConnection) -> None:
+        reasons.append(connection.close_reason)
+
+    ours, peer = make()
+    messages = [b"%d" % number + bytes(50_000) for number in range(3)]
+    async with trio.open_nursery() as nursery:
+        await peer.send_all(frames(messages))
+        if finished:
+            await peer.send_eof()
+        nursery.start_soon(server.serve_stream, ours)
+        assert await read_to_end(peer) == b""
+        await peer.aclose()
+    assert received == messages
+    assert reasons == [CloseReason.END_OF_STREAM if finished else CloseReason.SERVER_STOPPED]
+
+
+async def test_stopped_server_does_not_receive_for_ever_from_a_peer_that_never_pauses() -> None:
+    async def handle(connection: AnyConnection) -> None:
+        async for message in connection:
+            assert message == bytes(1000)
+            server.stop()
+
+    server = Server(handle, close_timeout=0.001)
+    for _ in range(5):
+        ours, peer = socket.socketpair()
+
+        def flood(peer: socket.socket = peer) -> None:
+            with peer, contextlib.suppress(ConnectionError):
+                while True:
+                    peer.sendall(frame(bytes(1000)) * 1000)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(trio.to_thread.run_sync, flood))
+            await server.serve_stream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+
+
+async def test_what_arrives_after_the_stop_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if one byte only had been there when the system was asked, and the rest came behind it.
+    monkeypatch.setattr("trio_bytetalk._epoll.Readiness.bytes_waiting", lambda _: 1)
+    received: list[bytes] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        await stopped.wait()
+        received.extend([message async for message in connection])
+
+    stopped = trio.Event()
+    server = Server(handle)
+    ours, peer = unix()
+    await peer.send_all(frames([bytes(1000)] * 100))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        server.stop()
+        stopped.set()
+        assert await read_to_end(peer) == b""
+        await peer.aclose()
+    assert 0 < len(received) < 100
+
+
+async def test_closed_while_what_has_arrived_is_received() -> None:
+    # The order in which Trio runs the two tasks is random.
+    for _ in range(40):
+        ours, peer = unix()
+        stopped = trio.Event()
+
+        async def handle(connection: AnyConnection, stopped: trio.Event = stopped) -> None:
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def close() -> None:
+                    await stopped.wait()
+                    await connection.aclose()
+
+                await stopped.wait()
+                with pytest.raises((trio.ClosedResourceError, trio.EndOfChannel)):
+                    await connection.receive()
+
+        server = Server(handle)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            server.stop()
+            stopped.set()
+        await peer.aclose()
+
+
+# -- whose the stream is
+
+
+async def test_closing_the_stream_behind_the_back_of_its_connection(connect: Connect) -> None:
+    ours, _ = memory()
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await connection.receive()
+
+        await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await send_on(connection)
+    await connection.aclose()
+    assert connection.close_reason is CloseReason.CLOSED
+
+
+async def test_socket_is_the_connections_and_closing_its_former_stream_touches_nothing(
+    connect: Connect,
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    await ours.aclose()
+    # Were the descriptor free now, one of these would get its number.
+    pipe = os.pipe()
+    await connection.send(b"hello")
+    assert await read_exactly(peer, 9) == frame(b"hello")
+    await connection.aclose()
+    other_pipe = os.pipe()
+    for read_end, write_end in (pipe, other_pipe):
+        os.write(write_end, b"mine")
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.send(b"hello")
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.receive()
+        assert os.read(read_end, 100) == b"mine"
+        os.close(read_end)
+        os.close(write_end)
+    await peer.aclose()
+
+
+async def test_what_is_no_plain_socket_goes_through_trios_own_interface(connect: Connect) -> None:
+    ours, peer = unix()
+    left, right = connect(PlainStream(ours)), connect(PlainStream(peer))
+    await left.send(b"hello")
+    assert await right.receive() == b"hello"
+
+
+async def test_without_epoll_sockets_go_through_trios_own_interface(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
+    ours, peer = tcp()
+    address = ours.socket.getsockname()
+    left, right = connect(ours), connect(peer)
+    messages = [bytes(size) for size in (0, 10, 100_000)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_each, left, messages)
+        for message in messages:
+            assert await right.receive() == message
+    assert left.local_address == right.remote_address == address
+
+
+async def test_addresses_are_the_sockets(connect: Connect) -> None:
+    ours, peer = tcp()
+    expected = (ours.socket.getsockname(), ours.socket.getpeername())
+    connection = connect(ours)
+    assert (connection.local_address, connection.remote_address) == expected
+    await connection.aclose()
+    assert (connection.local_address, connection.remote_address) == (None, expected[1])
+    await peer.aclose()
+
+
+async def test_under_tls_addresses_are_the_sockets(connect: Connect, tls: Tls) -> None:
+    ours, peer = tcp()
+    expected = (ours.socket.getsockname(), ours.socket.getpeername())
+    connection = connect(trio.SSLStream(ours, tls.client, server_hostname="example.org"))
+    assert (connection.local_address, connection.remote_address) == expected
+    await peer.aclose()
+
+
+async def test_what_is_no_socket_has_no_address(connect: Connect) -> None:
+    connection = connect(memory()[0])
+    assert connection.local_address is None
+    assert connection.remote_address is None
+
+
+async def test_socket_that_was_reset_before_it_was_used_has_no_address(connect: Connect) -> None:
+    ours, peer = tcp()
+    reset(peer)
+    connection = connect(ours)
+    assert connection.remote_address is None
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.receive()
+
+
+# -- fairness
+
+
+@attrs.define
+class Turns:
+    """Counts the turns that another task gets."""
+
+    count: int = 0
+
+    async def run(self) -> None:
+        while True:
+            self.count += 1
+            await trio.lowlevel.checkpoint()
+
+
+async def test_receiving_lets_others_run_at_least_once_for_each_chunk(
+    connect: Connect,
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    messages = [bytes(100)] * 80_000
+    turns = Turns()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            for at in range(0, len(messages), 1000):
+                await peer.send_all(frames(messages[at : at + 1000]))
+
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(turns.run)
+        at_once = 0
+        for _ in messages:
+            before = turns.count
+            await connection.receive()
+            at_once = at_once + 1 if turns.count == before else 0
+            assert at_once <= 256 * 1024 // 104 + 1  # 256 KiB: the most that is read at once
+        nursery.cancel_scope.cancel()
+    await peer.aclose()
+
+
+async def test_receiving_task_notices_its_cancellation_within_the_chunk(
+    pair: Pair, connect: Connect
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"x"] * 100))
+        received = 0
+        with trio.CancelScope() as scope:
+            async for _ in connection:
+                received += 1
+                scope.cancel()
+        assert scope.cancelled_caught
+        assert 1 <= received <= 100
+        for _ in range(100 - received):
+            await connection.receive()
+
+
+async def test_sending_lets_others_run(pair: Pair, connect: Connect) -> None:
+    left, right = (connect(stream, write_buffer_size=1000) for stream in pair)
+    turns = Turns()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            for _ in range(10_000):
+                await right.receive()
+
+        @nursery.start_soon
+        async def send() -> None:
+            at_once = 0
+            for _ in range(10_000):
+                before = turns.count
+                await left.send(b"x" * 16)
+                at_once = at_once + 1 if turns.count == before else 0
+                assert at_once <= 100
+            await left.flush()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(turns.run)
+
+
+async def test_sending_task_notices_its_cancellation_soon(pair: Pair, connect: Connect) -> None:
+    left = connect(pair[0], write_buffer_size=1000)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        for _ in range(1000):
+            await left.send(b"x" * 16)
+    assert scope.cancelled_caught
+    sent = left.statistics().messages_sent
+    assert sent <= 100
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(left.aclose)
+        assert await read_to_end(pair[1]) == frames([b"x" * 16] * sent)
+
+
+# -- nothing is left
+
+
+async def test_closed_connections_leave_no_task_and_no_descriptor(tight_pair: Pair) -> None:
+    async def live(ours: Stream, peer: Stream) -> None:
+        left = open_connection(ours, write_buffer_size=1000)
+        right = open_connection(peer)
+        async with left, right, trio.open_nursery() as nursery:
+            nursery.start_soon(send_each, left, [bytes(5000)] * 5)
+            nursery.start_soon(send_each, right, [b"hello"] * 5)
+            for _ in range(5):
+                await right.receive()
+                await left.receive()
+            fill(left)
+            right_closes_first = trio.Event()
+
+            @nursery.start_soon
+            async def close() -> None:
+                await trio.aclose_forcefully(right)
+                right_closes_first.set()
+
+            await right_closes_first.wait()
+
+    await live(*tight_pair)
+    await trio.testing.wait_all_tasks_blocked()
+    descriptors = set(os.listdir("/proc/self/fd"))
+    tasks = own_system_tasks()
+    assert len(tasks) <= 3, "one each for readiness, flushing and timers"
+    make = unix if isinstance(tight_pair[0], trio.SocketStream) else memory
+    for _ in range(20):
+        pair = make()
+        await live(*pair)
+    await trio.testing.wait_all_tasks_blocked()
+    assert own_system_tasks() == tasks
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+
+
+async def test_run_that_ends_with_open_connections_ends_cleanly() -> None:
+    kept: list[AnyConnection] = []
+
+    async def leave_open() -> None:
+        for pair in (memory(), unix()):
+            connection = open_connection(pair[0], write_buffer_size=1000)
+            kept.append(connection)
+            await connection.send(bytes(1_000_000))
+            with pytest.raises(trio.WouldBlock):
+                connection.send_nowait(b"")
+            kept.append(open_connection(pair[1]))
+            await trio.lowlevel.checkpoint()
+
+    await trio.to_thread.run_sync(trio.run, leave_open)
+    for connection in kept:
+        transport = connection._transport
+        if hasattr(transport, "_socket"):
+            transport._socket.close()
