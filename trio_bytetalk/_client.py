@@ -11,11 +11,11 @@ from typing import Any, Unpack, cast, overload
 
 import trio
 
-from ._codec import Buffer, Codec, ReceiveT, SendT
+from ._codec import Codec, ReceiveT, SendT
 from ._connection import Connection, check_ssl_context, handshake, wrap_tls
 from ._length_prefixed import LengthPrefixed
 from ._limits import LimitOptions, Limits
-from ._listeners import renamed
+from ._listeners import check_host, check_port, renamed
 
 # Each function comes twice for the type checker: without a codec, messages are bytes.
 
@@ -23,7 +23,7 @@ from ._listeners import renamed
 @overload
 def open_connection(
     stream: trio.abc.Stream, **limits: Unpack[LimitOptions]
-) -> Connection[Buffer, bytes]: ...
+) -> Connection[bytes, bytes]: ...
 
 
 @overload
@@ -63,7 +63,7 @@ def open_tcp_connection(
     ssl_context: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
     **limits: Unpack[LimitOptions],
-) -> AbstractAsyncContextManager[Connection[Buffer, bytes]]: ...
+) -> AbstractAsyncContextManager[Connection[bytes, bytes]]: ...
 
 
 @overload
@@ -97,7 +97,7 @@ def open_tcp_connection(
       port: The port.
       codec: The protocol to begin with; `LengthPrefixed` by default.
       ssl_context: Use TLS, as `ssl.create_default_context` sets it up.
-      server_hostname: The name that the certificate is checked for; ``host`` by default.
+      server_hostname: With TLS, the name that the certificate is checked for; ``host`` by default.
       limits: The settings of `Limits`, each as a keyword argument.
 
     Raises:
@@ -106,14 +106,18 @@ def open_tcp_connection(
       trio.BrokenResourceError: if the TLS handshake fails; if it is too slow,
           `HandshakeTimeoutError`.
     """
+    check_host(host)
+    check_port(port)
+    if server_hostname is None and ssl_context is not None:
+        server_hostname = host
 
     async def connect() -> trio.abc.Stream:
         try:
             return await trio.open_tcp_stream(host, port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise renamed(error, f"cannot connect to {host!r} port {port}") from error
 
-    return _open(connect, codec, ssl_context, server_hostname or host, limits)
+    return _open(connect, codec, ssl_context, server_hostname, limits)
 
 
 @overload
@@ -123,7 +127,7 @@ def open_unix_connection(
     ssl_context: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
     **limits: Unpack[LimitOptions],
-) -> AbstractAsyncContextManager[Connection[Buffer, bytes]]: ...
+) -> AbstractAsyncContextManager[Connection[bytes, bytes]]: ...
 
 
 @overload
@@ -172,7 +176,9 @@ def _open(
     checked = _checked(codec)
     limits = Limits(**options)
     if ssl_context is not None:
-        check_ssl_context(ssl_context, server_side=False)
+        check_ssl_context(ssl_context, server_side=False, server_hostname=server_hostname)
+    elif server_hostname is not None:
+        raise ValueError("server_hostname is of use with TLS only: give an ssl_context, too")
 
     @contextlib.asynccontextmanager
     async def opening() -> AsyncIterator[Connection[SendT, ReceiveT]]:

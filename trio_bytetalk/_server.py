@@ -15,12 +15,11 @@ from typing import Any, Final, Generic, Literal, TypeVar, Unpack, cast, overload
 import attrs
 import trio
 
-from ._codec import Buffer, Codec, ReceiveT, SendT
+from ._codec import Codec, ReceiveT, SendT
 from ._connection import (
     CloseReason,
     Connection,
     QueueFullError,
-    address_of,
     check_ssl_context,
     handshake,
     wrap_tls,
@@ -44,6 +43,7 @@ from ._events import (
 from ._length_prefixed import LengthPrefixed
 from ._limits import LimitOptions, Limits
 from ._listeners import open_tcp_listeners, open_unix_listener
+from ._transport import Frame, address_of
 
 _logger = logging.getLogger("trio_bytetalk.server")
 
@@ -51,6 +51,9 @@ _logger = logging.getLogger("trio_bytetalk.server")
 # if connections end meanwhile; trio.serve_listeners waits as long.
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_PAUSE: Final = 0.1
+
+# For how many seconds a cancelled server may go on telling of its connections' ends, at the most.
+_LAST_WORDS: Final = 10
 
 Handler = Callable[[Connection[SendT, ReceiveT]], Awaitable[object]]
 _ConnectHookT = TypeVar("_ConnectHookT", bound=Callable[[Any], Awaitable[object]])
@@ -131,11 +134,12 @@ class Server(Generic[SendT, ReceiveT]):
 
     An exception of a handler or a hook ends its connection, is that connection's
     ``close_reason``, and is logged, with its traceback, to the logger ``trio_bytetalk.server``. A
-    peer's fault is logged without one. Other connections are not affected.
+    peer's fault is logged without one, and that the peer has finished where the handler wanted a
+    message is none. Other connections are not affected.
     """
 
     client_connected: EventEmitter[ClientConnected]
-    """Hears of a connection before all else: its hooks may choose the protocol."""
+    """Hears of a connection before all else. Its hooks may choose the protocol."""
 
     client_disconnected: EventEmitter[ClientDisconnected]
     """Hears that a connection has ended, after all else."""
@@ -148,8 +152,8 @@ class Server(Generic[SendT, ReceiveT]):
 
     @overload
     def __init__(
-        self: Server[Buffer, bytes],
-        handler: Handler[Buffer, bytes] | None = None,
+        self: Server[bytes, bytes],
+        handler: Handler[bytes, bytes] | None = None,
         *,
         max_connections: int | None = None,
         forward_messages: bool = True,
@@ -186,11 +190,13 @@ class Server(Generic[SendT, ReceiveT]):
             )
         if max_connections is not None and max_connections < 1:
             raise ValueError(f"max_connections must be 1 or more, not {max_connections!r}")
+        if not isinstance(forward_messages, bool):
+            raise TypeError(f"forward_messages must be True or False, not {forward_messages!r}")
         self.handler: Handler[SendT, ReceiveT] | None = handler
         self.codec: Codec[SendT, ReceiveT] = cast(Any, LengthPrefixed()) if codec is None else codec
         self.max_connections = max_connections
         self.forward_messages = forward_messages
-        self.limits = Limits(**limits)
+        self.limits: Limits = Limits(**limits)
         self.client_connected = EventEmitter()
         self.client_disconnected = EventEmitter()
         self.message_received = EventEmitter()
@@ -233,6 +239,9 @@ class Server(Generic[SendT, ReceiveT]):
         self, *, buffer_size: int = BUFFER_SIZE, overflow: Overflow = "wait"
     ) -> Subscription[Event]:
         """Subscribe to all four emitters at once; one stream, in order.
+
+        It ends when `stop` has been carried out. A server that was cancelled may serve again, so
+        there it does not.
 
         The arguments are those of `EventEmitter.subscribe`.
         """
@@ -295,15 +304,16 @@ class Server(Generic[SendT, ReceiveT]):
     ) -> None:
         """Listen on a Unix socket and serve until stopped or cancelled.
 
-        The socket's file is removed at the end. One that a dead server left behind is replaced.
+        The socket's file is removed when listening ends. One that a dead server left behind is
+        replaced.
 
         Raises:
           OSError: if the path cannot be listened on; the message says why.
         """
         with self._run() as run:
             _check_server_context(ssl_context)
-            async with open_unix_listener(path, backlog) as listener:
-                await self._serve(run, [listener], ssl_context, task_status)
+            listener, remove_file = await open_unix_listener(path, backlog)
+            await self._serve(run, [listener], ssl_context, task_status, remove_file)
 
     async def serve_listeners(
         self,
@@ -325,6 +335,8 @@ class Server(Generic[SendT, ReceiveT]):
         The stream may be anything: one end of an in-memory pair, the pipes to a subprocess, an
         inherited socket. It is closed at the end.
         """
+        if not isinstance(stream, trio.abc.Stream):
+            raise TypeError(f"stream must be a trio.abc.Stream, not {stream!r}")
         with self._run() as run, run.serving:
             _check_server_context(ssl_context)
             self._serving += 1
@@ -341,7 +353,9 @@ class Server(Generic[SendT, ReceiveT]):
         a task that waits for signals. Calling it again may shorten the time, ``stop(0)`` ends it
         at once; a server that is not running stays as it is.
         """
-        if timeout is not None and not timeout >= 0:
+        if timeout is not None and not isinstance(timeout, int | float):
+            raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
+        if timeout is not None and not timeout >= 0:  # also refuses NaN
             raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
         for run in self._runs:
             run.stopping = True
@@ -371,6 +385,7 @@ class Server(Generic[SendT, ReceiveT]):
 
         Raises:
           EncodeError: if a codec in use cannot represent the message. Nothing was queued then.
+              (A stateful writer encodes only when there is room, so after others have queued.)
 
         Connections whose ``on_connect`` hooks are still at work are left out: their protocol is
         not settled.
@@ -378,7 +393,7 @@ class Server(Generic[SendT, ReceiveT]):
         if when_full not in ("skip", "close"):
             raise ValueError(f"when_full must be 'skip' or 'close', not {when_full!r}")
         excluded = (exclude,) if isinstance(exclude, Connection) else exclude
-        frames: dict[Codec[SendT, ReceiveT], Sequence[Buffer]] = {}
+        frames: dict[Codec[SendT, ReceiveT], Frame] = {}
         to_queue = [
             (connection, connection._frame_for_broadcast(message, frames))
             for connection in self._connections
@@ -448,20 +463,21 @@ class Server(Generic[SendT, ReceiveT]):
         listeners: list[_ListenerT],
         ssl_context: ssl.SSLContext | None,
         task_status: trio.TaskStatus[list[_ListenerT]],
+        before_closing: Callable[[], None] | None = None,
     ) -> None:
         with run.serving:
-            async with trio.open_nursery() as connections:
-                try:
-                    with run.accepting:
-                        async with trio.open_nursery() as acceptors:
-                            for listener in listeners:
-                                acceptors.start_soon(
-                                    self._accept, run, listener, connections, ssl_context
-                                )
-                            task_status.started(listeners)
-                finally:
-                    for listener in listeners:
-                        await trio.aclose_forcefully(listener)
+            async with trio.open_nursery() as connections, contextlib.AsyncExitStack() as listening:
+                for listener in listeners:
+                    listening.push_async_callback(trio.aclose_forcefully, listener)
+                if before_closing is not None:
+                    listening.callback(before_closing)
+                with run.accepting:
+                    async with trio.open_nursery() as acceptors:
+                        for listener in listeners:
+                            acceptors.start_soon(
+                                self._accept, run, listener, connections, ssl_context
+                            )
+                        task_status.started(listeners)
 
     async def _accept(
         self,
@@ -492,7 +508,8 @@ class Server(Generic[SendT, ReceiveT]):
                 # Another listener's connection may have taken the place meanwhile.
                 await self._wait_for_room()
             except trio.Cancelled:
-                await trio.aclose_forcefully(stream)
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(stream)
                 raise
             self._serving += 1
             connections.start_soon(self._serve_connection, run, stream, ssl_context)
@@ -528,21 +545,26 @@ class Server(Generic[SendT, ReceiveT]):
                 await self._tell_of_end(connection)
         finally:
             self._serving -= 1
-            self._room.unpark()
+            # All of them: the first in the row may have no one to accept, and another listener may.
+            self._room.unpark_all()
 
     async def _secure(
         self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext
     ) -> trio.abc.Stream | None:
         """Do the TLS handshake; None if it failed, which is logged."""
+        address = address_of(stream)  # now, because a connection that was reset has none
         secure = wrap_tls(stream, ssl_context, server_side=True)
         try:
             await handshake(secure, self.limits)
-        except trio.BrokenResourceError as error:
-            _logger.warning("no connection with %r: %s", address_of(stream), error)
+        except Exception as error:
+            # A BrokenResourceError, or else a bug of the stream's, which is to be seen.
+            traceback = None if isinstance(error, trio.BrokenResourceError) else error
+            _logger.warning("no connection with %r: %s", address, error, exc_info=traceback)
             await trio.aclose_forcefully(secure)
             return None
         except BaseException:
-            await trio.aclose_forcefully(secure)
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(secure)
             raise
         return secure
 
@@ -591,7 +613,8 @@ class Server(Generic[SendT, ReceiveT]):
     ) -> None:
         """Cancelled or not, tell these listeners; but a cancelled server does not wait long."""
         if listeners:
-            with trio.move_on_after(self.limits.close_timeout, shield=True):
+            patience = min(self.limits.close_timeout, _LAST_WORDS)
+            with trio.move_on_after(patience, shield=True):
                 await _deliver_and_log(event, listeners)
             if listeners:
                 _logger.error("%d listeners did not take %r in time", len(listeners), event)
@@ -619,14 +642,16 @@ def _judge(
         ours, rest = None, error
 
     if ours is None:
-        if isinstance(error, trio.Cancelled):
+        if all(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error)):
             connection._conclude(CloseReason.SERVER_STOPPED if stopping else CloseReason.CANCELLED)
         else:
             connection._conclude(error)
         return rest
-    leaves = list(_leaves(ours))
-    if all(connection._is_closed_error(leaf) for leaf in leaves):
-        pass  # closed on this side, by another task: the handler has noticed, no more
+    leaves = [leaf for leaf in _leaves(ours) if not _tells_of_end(connection, leaf)]
+    if not leaves:
+        pass  # the handler has noticed the end, no more
+    elif isinstance(connection._reason, BaseException):
+        pass  # a hook had failed, which was logged, and this is what came of it
     elif all(connection._is_peers_fault(leaf) for leaf in leaves):
         connection._conclude(leaves[0])
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
@@ -638,6 +663,13 @@ def _judge(
         connection._conclude(ours)
         _logger.error("the handler or a hook of %r failed", connection, exc_info=ours)
     return rest
+
+
+def _tells_of_end(connection: Connection[Any, Any], error: BaseException) -> bool:
+    """Whether ``error`` says no more than that receiving, or the connection, has ended."""
+    if isinstance(error, trio.EndOfChannel):
+        return isinstance(connection._end, trio.EndOfChannel)
+    return connection._is_closed_error(error)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

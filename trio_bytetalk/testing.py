@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import attrs
 import trio
@@ -57,13 +57,23 @@ def connection_pair(
     return open_connection(left, codec=codec), open_connection(right, codec=codec)
 
 
+# Not iter() itself, for these tell a type checker what the arguments may be.
+def _iterator_of_int(numbers: Iterable[int]) -> Iterator[int]:
+    return iter(numbers)
+
+
+def _iterator_of_float(numbers: Iterable[float]) -> Iterator[float]:
+    return iter(numbers)
+
+
 @attrs.define(eq=False)
 class CuttingStream(trio.abc.HalfCloseableStream):
     """A stream that cuts, and delays, what is read from another one, as told.
 
     Args:
       stream: The stream that is read from and written to.
-      sizes: How many bytes each `receive_some` returns at the most, one number after the other.
+      sizes: How many bytes each `receive_some` returns at the most, 1 or more; one number after the
+          other.
       delays: How many seconds each `receive_some` takes longer, likewise.
 
     When the numbers are used up, reads are not cut, or not delayed, any more; `itertools.repeat`
@@ -71,12 +81,14 @@ class CuttingStream(trio.abc.HalfCloseableStream):
     """
 
     stream: trio.abc.HalfCloseableStream
-    sizes: Iterator[int] = attrs.field(converter=iter, default=(), kw_only=True)
-    delays: Iterator[float] = attrs.field(converter=iter, default=(), kw_only=True)
+    sizes: Iterator[int] = attrs.field(converter=_iterator_of_int, default=(), kw_only=True)
+    delays: Iterator[float] = attrs.field(converter=_iterator_of_float, default=(), kw_only=True)
     _left: bytes = attrs.field(default=b"", init=False)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """At most the next of ``sizes`` bytes, after the next of ``delays`` seconds."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes must be 1 or more, not {max_bytes!r}")
         delay = next(self.delays, 0)
         if delay:
             await trio.sleep(delay)
@@ -85,6 +97,8 @@ class CuttingStream(trio.abc.HalfCloseableStream):
         else:
             self._left = bytes(await self.stream.receive_some())
         size = next(self.sizes, len(self._left))
+        if size < 1 and self._left:  # no bytes would mean the end of the stream
+            raise ValueError(f"sizes must be 1 or more, not {size!r}")
         if max_bytes is not None:
             size = min(size, max_bytes)
         data, self._left = self._left[:size], self._left[size:]
