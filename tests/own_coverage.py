@@ -1,0 +1,44 @@
+"""After the tests: does each module's own test module cover it, without help from the others?
+
+``trio_bytetalk/_x.py`` belongs to ``tests/test_x.py``. The tests must have been run with
+``--cov --cov-context=test``, which notes for each line and branch the tests that went there. What
+runs at import, such as ``def`` itself, belongs to none of them and counts for all.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import coverage
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> int:
+    measured = coverage.Coverage(config_file=str(ROOT / "pyproject.toml"))
+    measured.load()
+    modules = sorted((ROOT / "trio_bytetalk").glob("*.py"))
+    incomplete = 0
+    for module in modules:
+        tests = f"tests/test_{module.stem.strip('_')}.py"
+        report = io.StringIO()
+        covered = measured.report(
+            file=report,
+            include=[str(module)],
+            contexts=["^$", f"^{re.escape(tests)}::"],
+            show_missing=True,
+            skip_covered=False,
+        )
+        if covered < 100:
+            incomplete += 1
+            print(f"{tests} alone leaves a part of its module out:\n{report.getvalue()}")
+    if not incomplete:
+        print(f"each of {len(modules)} modules is covered by its own tests")
+    return 1 if incomplete else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""Every Python block of the README and the documentation is run, in order, page by page.
+
+The blocks of a page share their names, as they do for someone who types them in. To make that
+possible:
+
+- ``trio.run(…)`` goes on in the background, until the page ends, once its server is listening;
+- port 5555 is whatever port the last server was given;
+- there are files ``server.pem`` (localhost's certificate and its key) and ``authority.pem``;
+- ``await`` may stand outside of functions, and test functions are called;
+- a block of ``text`` must be what has been printed since the one before, in so many lines; ``...``
+  stands for anything, as in doctest.
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import math
+import re
+import textwrap
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trustme
+
+import trio_bytetalk
+import trio_bytetalk.testing
+from trio_bytetalk import Connection, LengthPrefixed, Server
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "source").rglob("*.rst"))]
+
+PORT = 5555
+BOUND = 10  # seconds that a page may take; it takes a fraction of one
+
+
+@attrs.frozen
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """The blocks marked ``python`` or ``text`` of a Markdown or reStructuredText page."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if fence := re.fullmatch("```(python|text)", line):
+            end = lines.index("```", number)
+            yield Block(page, number, fence[1], "\n".join(lines[number + 1 : end]))
+        elif directive := re.fullmatch(r"(.*)\.\. code-block:: (python|text)", line):
+            end = number + 1
+            margin = " " * (len(directive[1]) + 1)
+            while end < len(lines) and (not lines[end] or lines[end].startswith(margin)):
+                end += 1
+            text = textwrap.dedent("\n".join(lines[number + 1 : end]))
+            yield Block(page, number + 1, directive[2], text.strip("\n"))
+
+
+@attrs.define(eq=False)
+class Reader:
+    """Someone who goes through a page and tries everything."""
+
+    patches: pytest.MonkeyPatch
+    names: dict[str, Any] = attrs.field(factory=dict)
+    port: int = 0
+    listening: trio.Event = attrs.field(factory=trio.Event)
+    programs: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]] = attrs.field(
+        factory=list
+    )
+    printed: list[str] = attrs.field(factory=list)
+    printed_more: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        serve_tcp = Server.serve_tcp
+        open_tcp_connection = trio_bytetalk.open_tcp_connection
+        reader = self
+
+        class Started:
+            def __init__(self, status: trio.TaskStatus[Any]) -> None:
+                self.status = status
+
+            def started(self, listeners: Any = None) -> None:
+                reader.port = listeners[0].socket.getsockname()[1]
+                reader.listening.set()
+                self.status.started(listeners)
+
+        async def serve_anywhere(
+            server: Server[Any, Any],
+            port: int,
+            *,
+            task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+            **options: Any,
+        ) -> None:
+            assert port == PORT
+            options["host"] = "127.0.0.1"  # with port 0, every address would have another port
+            await serve_tcp(server, 0, **options, task_status=Started(task_status))
+
+        def open_connection_there(
+            host: str, port: int, **options: Any
+        ) -> AbstractAsyncContextManager[Connection[Any, Any]]:
+            assert port == PORT
+            return open_tcp_connection(host, self.port, **options)
+
+        self.patches.setattr(Server, "serve_tcp", serve_anywhere)
+        self.patches.setattr(trio_bytetalk, "open_tcp_connection", open_connection_there)
+        self.patches.setattr(trio, "run", lambda program, *args: self.run_later(program, args))
+        self.names["print"] = self.print
+
+    def run_later(self, program: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
+        self.programs.append((program, args))
+
+    def print(self, *values: object) -> None:
+        self.printed += " ".join(map(str, values)).splitlines()
+        self.printed_more.set()
+
+    async def read(self, page: Path) -> None:
+        with trio.fail_after(BOUND):
+            async with trio.open_nursery() as background:
+                for block in blocks_of(page):
+                    if block.language == "python":
+                        await self.execute(block, background)
+                    else:
+                        await self.expect(block)
+                background.cancel_scope.cancel()
+
+    async def execute(self, block: Block, background: trio.Nursery) -> None:
+        known = set(self.names)
+        # Empty lines in front make the line numbers of a traceback those of the page.
+        code = compile(
+            "\n" * block.line + block.text,
+            str(block.page),
+            "exec",
+            flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+            dont_inherit=True,
+        )
+        result = eval(code, self.names)
+        if result is not None:
+            await result
+        for name in set(self.names) - known:
+            if name.startswith("test_"):
+                await self.names[name]()
+        while self.programs:
+            self.listening = trio.Event()
+            background.start_soon(self.run_program, *self.programs.pop(0))
+            await self.listening.wait()
+
+    async def run_program(
+        self, program: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+    ) -> None:
+        listening = self.listening
+        await program(*args)
+        listening.set()  # there may have been no server in it
+
+    async def expect(self, block: Block) -> None:
+        count = len(block.text.splitlines())
+        while len(self.printed) < count:
+            self.printed_more = trio.Event()
+            await self.printed_more.wait()
+        got = "\n".join(self.printed)
+        self.printed.clear()
+        same = doctest.OutputChecker().check_output(block.text, got, doctest.ELLIPSIS)
+        assert same, f"{block.page}, line {block.line}: printed was\n{got}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_every_python_block_of_a_page_does_what_the_page_says(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path("authority.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path("server.pem")
+    run = trio.run
+    run(Reader(monkeypatch).read, page)
+
+
+def test_the_reference_has_every_public_name() -> None:
+    documented = set()
+    for page in (ROOT / "docs" / "source" / "reference").glob("*.rst"):
+        text = page.read_text(encoding="utf-8")
+        documented |= set(
+            re.findall(r"^\.\. auto(?:class|data|exception|function):: (\w+)", text, re.MULTILINE)
+        )
+    assert documented == {*trio_bytetalk.__all__, *trio_bytetalk.testing.__all__}
+
+
+def test_the_design_page_has_every_module() -> None:
+    page = (ROOT / "docs" / "source" / "design.rst").read_text(encoding="utf-8")
+    modules = {path.name for path in (ROOT / "trio_bytetalk").glob("*.py")} - {"__init__.py"}
+    assert modules == set(re.findall(r"``(\w+\.py)``", page))
+
+
+def test_the_tables_of_limits_have_every_setting_with_its_default() -> None:
+    page = (ROOT / "docs" / "source" / "reference" / "limits.rst").read_text(encoding="utf-8")
+    tables = dict(re.findall(r"^   \* - ``(\w+)``.*\n     - (\w+)$", page, re.MULTILINE))
+    server = Server()
+    defaults = attrs.asdict(server.limits) | {
+        "max_size": LengthPrefixed().max_size,
+        "max_connections": server.max_connections,
+        "buffer_size": server.events().buffer_size,
+    }
+    assert tables == {
+        setting: "None" if default in (None, math.inf) else str(default)
+        for setting, default in defaults.items()
+    }
