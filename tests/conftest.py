@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("trio_bytetalk", deadline=None)
 hypothesis.settings.load_profile("trio_bytetalk")
 
 # Longer than any test takes, on a busy machine too.
-_PATIENCE = 15
+_PATIENCE = 60
 
 Connect = Callable[..., Connection[Any, Any]]
 
