@@ -98,6 +98,12 @@ class AgainstPlainBytes(RuleBasedStateMachine):
         self.buffer.skip(size)
         self.model = self.model[size:]
 
+    @precondition(lambda self: self.model)
+    @rule()
+    def take_all(self) -> None:
+        assert self.buffer.take(len(self.model)) == self.model
+        self.model = b""
+
     @rule(delimiter=st.sampled_from(DELIMITERS))
     def find(self, delimiter: bytes) -> None:
         assert self.buffer.find(delimiter) == self.model.find(delimiter)
@@ -153,6 +159,46 @@ def test_search_in_vain_is_forgotten_with_the_bytes_that_it_was_for() -> None:
     buffer.feed(b"a")
     buffer.feed(b"\nx")
     assert buffer.find(b"\n") == 1
+
+
+def test_search_in_vain_is_forgotten_when_its_chunk_is_used_up() -> None:
+    buffer = fed(b"abc")
+    assert buffer.find(b"\n") == -1
+    assert buffer.take(3) == b"abc"
+    buffer.feed(b"\nx")
+    assert buffer.find(b"\n") == 0
+
+
+def test_search_in_vain_is_forgotten_when_it_began_before_bytes_whose_memory_is_given_back() -> (
+    None
+):
+    buffer = fed(b"consumed--")
+    assert buffer.find(b"---") == -1
+    buffer.start = 9
+    buffer.compact()
+    buffer.feed(b"--")
+    assert buffer.find(b"---") == 0
+
+
+def test_search_in_vain_is_forgotten_when_a_message_of_as_many_bytes_is_taken_from_elsewhere() -> (
+    None
+):
+    # The start is the same number as before, in another chunk.
+    buffer = fed(b"ab", b"." * 5000, b"." * 5000)
+    buffer.start = 1
+    assert buffer.find(b"\n") == -1
+    buffer.skip(1 + 1)
+    assert buffer.start == 1
+    buffer.feed(b"." * 100 + b"\n" + b"." * 5000)
+    assert buffer.find(b"\n") == 4999 + 5000 + 100
+
+
+def test_search_is_right_after_a_peek_has_joined_chunks() -> None:
+    buffer = fed(b"ab", b"." * 5000, b"." * 5000)
+    assert buffer.find(b"\n") == -1
+    assert buffer.peek(10) == b"ab........"
+    buffer.feed(b"\n" + b"." * 4096)
+    assert buffer.find(b"\n") == 10_002
 
 
 @pytest.mark.parametrize("consume", ["take", "skip", "start"])
@@ -263,7 +309,7 @@ def cost(monkeypatch: pytest.MonkeyPatch) -> Cost:
         def __getitem__(self, key: Any) -> Any:
             part = super().__getitem__(key)
             counted.sliced += len(part)
-            return part
+            return type(self)(part)
 
     class CountingBytearray(builtins.bytearray):
         def find(self, sub: Any, start: Any = 0, end: Any = sys.maxsize) -> int:
@@ -273,7 +319,7 @@ def cost(monkeypatch: pytest.MonkeyPatch) -> Cost:
         def __getitem__(self, key: Any) -> Any:
             part = super().__getitem__(key)
             counted.sliced += len(part)
-            return part
+            return type(self)(part)
 
     monkeypatch.setattr(_buffer, "bytes", CountingBytes, raising=False)
     monkeypatch.setattr(_buffer, "bytearray", CountingBytearray, raising=False)
@@ -362,6 +408,14 @@ def test_two_byte_chunks_take_little_more_memory_than_their_bytes(
 
     assert peak(feed_much) < 1.3 * 100_000
     assert buffer.take(100_000) == b"ab" * 50_000
+
+
+def test_large_chunk_is_kept_as_it_came_wherever_it_stands() -> None:
+    chunk = b"." * 4096
+    buffer = fed(b"a", b"b", chunk)
+    buffer.skip(3)
+    assert buffer.data is chunk
+    assert buffer.start == 1
 
 
 def test_consumed_bytes_are_let_go_of() -> None:

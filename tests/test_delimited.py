@@ -421,6 +421,23 @@ async def test_connection_is_usable_after_a_message_that_cannot_be_sent(codec: A
         assert await right.receive() == good
 
 
+def test_settings_that_are_not_given() -> None:
+    assert Delimited(b"\n").max_size == Lines().max_size == 1_048_576
+    assert (Lines().encoding, Lines().newline) == ("utf-8", b"\n")
+
+
+def test_settings_whose_order_nobody_would_remember_have_to_be_named() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        Delimited(b"\n", 100)  # type: ignore[call-arg]  # which is the mistake
+    with pytest.raises(TypeError, match="positional"):
+        Lines("ascii")  # type: ignore[call-arg]  # which is the mistake
+
+
+@pytest.mark.parametrize("codec", [Delimited(b"\n"), Lines()])
+def test_readers_and_writers_equal_only_themselves(codec: Any) -> None:
+    assert len({codec.reader(), codec.reader(), codec.writer(), codec.writer()}) == 4
+
+
 def test_codecs_of_equal_settings_are_equal() -> None:
     assert Delimited(b"\n") == Delimited(b"\n")
     assert hash(Delimited(b"\n")) == hash(Delimited(b"\n"))

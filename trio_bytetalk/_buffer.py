@@ -207,11 +207,7 @@ class ReceiveBuffer:
     def compact(self) -> None:
         """Let go of memory held for decoded bytes only; a connection does before it waits."""
         start = self.start
-        if start == len(self.data) and not self._later:
-            self.data = b""
-            self.start = 0
-            self._search = None
-        elif start > len(self.data) // 2:
+        if start > len(self.data) // 2:
             self.data = self.data[start:]
             self.start = 0
             search = self._search
