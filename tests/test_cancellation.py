@@ -116,7 +116,7 @@ def conversation() -> tuple[list[bytes], bytes]:
     messages: list[bytes] = []
     data = b""
     for framing in (frame, lambda message: message + b"\r\n", frame):
-        sizes = [noise.choice([0, 3, 30, 300, 3000]) for _ in range(20)]
+        sizes = [noise.choice([0, 3, 30, 300, 3000]) for _ in range(12)]
         part = [b"%d " % number + b"x" * size for number, size in enumerate(sizes)]
         part.append(SWITCH)
         messages += part
