@@ -50,7 +50,7 @@ class Readiness:
         To be awaited at once. (Not a coroutine function: it would cost every wake-up.)
         """
         self._read_task = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._abort_read)  # noqa: ASYNC105 - see above
+        return trio.lowlevel.wait_task_rescheduled(self._abort_read)  # noqa: ASYNC105 - the caller awaits it
 
     async def wait_writable(self) -> None:
         """Wait until a write might not block, or until `close`; always a checkpoint."""
