@@ -477,6 +477,27 @@ async def test_message_whose_hook_is_cancelled_is_received_next(
     assert seen == [b"slow", b"next"]
 
 
+async def test_message_whose_only_hook_is_cancelled_is_received_next(pair: Pair) -> None:
+    received: list[bytes] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        await cancel_when_it_waits(connection.receive)
+        received.extend([message async for message in connection])
+
+    server = Server(handle)
+
+    @server.on_message
+    async def hook(_connection: AnyConnection, message: bytes) -> None:
+        if message == b"slow":
+            await trio.sleep_forever()
+
+    ours, peer = pair
+    await peer.send_all(frame(b"slow") + frame(b"next"))
+    await peer.send_eof()
+    await server.serve_stream(ours)
+    assert received == [b"slow", b"next"]
+
+
 async def test_subscriber_that_was_not_told_for_cancellation_is_told_next(
     pair: Pair, connect: Connect
 ) -> None:
@@ -1517,8 +1538,9 @@ async def test_tls_settings_that_cannot_work_leave_the_connection_as_it_was(
     connection = connect(ours)
     with pytest.raises(ValueError, match="server_hostname"):
         await connection.start_tls(tls.client)
-    with pytest.raises(ValueError, match="server_hostname"):
-        await connection.start_tls(tls.client, server_hostname="")
+    for impossible in ("", ".example.org", "x" * 300):
+        with pytest.raises(ValueError, match=r"hostname|label"):
+            await connection.start_tls(tls.client, server_hostname=impossible)
     await connection.send(b"in the clear")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.aclose)

@@ -221,6 +221,27 @@ async def test_frames_of_any_shape_pass_through_a_narrow_stream(
         assert await read_to_end(tight_pair[1]) == b"".join(itertools.chain(*shapes))
 
 
+def large_buffers() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """TCP, where our system takes far more than the peer's does: it holds what is on the way."""
+    left, right = tcp()
+    left.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4 * 2**20)
+    left.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 2**31 - 1)
+    return left, right
+
+
+async def test_frame_of_more_pieces_than_one_system_call_takes(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bytetalk._transport._GATHER_PIECES", 4)
+    ours, peer = large_buffers()
+    connection = connect(ours, codec=Raw())
+    shape = [bytes([number]) * 4100 for number in range(30)]
+    await connection.send(shape)
+    await connection.flush()  # it fits into the system's buffers: nothing to wait for
+    assert await read_exactly(peer, 30 * 4100) == b"".join(shape)
+    await peer.aclose()
+
+
 async def test_messages_of_many_tasks_are_sent_in_the_order_of_the_calls(
     pair: Pair, connect: Connect
 ) -> None:
@@ -869,14 +890,6 @@ async def test_send_that_says_it_was_closed_has_sent_nothing(
 # -- closing with input that nobody has read: it must not destroy what was sent
 
 
-def large_buffers() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """TCP, where our system takes far more than the peer's does: it holds what is on the way."""
-    left, right = tcp()
-    left.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4 * 2**20)
-    left.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 2**31 - 1)
-    return left, right
-
-
 @pytest.mark.parametrize("half_closed", [False, True])
 async def test_closing_with_unread_input_does_not_destroy_what_was_sent(
     connect: Connect, half_closed: bool
@@ -888,7 +901,7 @@ async def test_closing_with_unread_input_does_not_destroy_what_was_sent(
     await peer.send_all(frame(b"yet one more") * 1000)
     if half_closed:
         await peer.send_eof()
-    reply = bytes(1_000_000)
+    reply = bytes(150_000)
     await connection.send(reply)
     await connection.flush()  # the system has it all now; the peer cannot have
     async with trio.open_nursery() as nursery:
@@ -921,8 +934,11 @@ async def test_closing_does_not_wait_for_a_peer_that_sends_nothing(
     await peer.aclose()
 
 
-async def test_closing_while_the_peer_goes_on_sending_reads_it_away(connect: Connect) -> None:
+async def test_closing_while_the_peer_goes_on_sending_reads_it_away(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
     ours, peer = unix()
+    start = trio.current_time()
     connection = connect(ours)
     async with trio.open_nursery() as nursery:
 
@@ -935,6 +951,7 @@ async def test_closing_while_the_peer_goes_on_sending_reads_it_away(connect: Con
 
         await trio.testing.wait_all_tasks_blocked()
         await connection.aclose()
+    assert trio.current_time() == start  # the peer heard of the end at once
 
 
 # -- breaking
@@ -1075,6 +1092,7 @@ async def test_send_timeout_gives_up_a_peer_that_takes_nothing(
         nursery.start_soon(hear, lambda: connection.send(b"waits"))
     await hear(connection.receive)
     await hear(lambda: connection.send(b"too late"))
+    assert "trio_bytetalk: pump" not in own_system_tasks()
     await connection.aclose()
     assert trio.current_time() == start + 7
     assert isinstance(connection.close_reason, SendTimeoutError)
@@ -1104,6 +1122,8 @@ async def test_peer_that_takes_something_now_and_then_is_not_given_up(
         await trio.sleep(6)
         data += await peer.receive_some()
     assert data == frame(bytes(500_000))
+    await trio.sleep(100)  # nothing is queued, so there is nothing to take
+    await connection.send(b"still here")
 
 
 async def test_no_send_timeout_is_for_ever(
@@ -1119,7 +1139,10 @@ async def test_no_send_timeout_is_for_ever(
 
 
 async def test_connection_given_up_while_it_writes_stays_given_up(
-    tight_pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
+    tight_pair: Pair,
+    connect: Connect,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     ours, peer = tight_pair
     connection = connect(ours, write_buffer_size=10**6, message_timeout=3)
@@ -1136,6 +1159,7 @@ async def test_connection_given_up_while_it_writes_stays_given_up(
         await connection.flush()
     await connection.aclose()
     assert isinstance(connection.close_reason, MessageTimeoutError)
+    assert not caplog.records
 
 
 # -- telling that a message was written
@@ -1689,6 +1713,18 @@ async def test_socket_that_was_reset_before_it_was_used_has_no_address(connect: 
 
 
 # -- fairness
+
+
+async def test_reply_to_a_lone_message_costs_no_checkpoint(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    for _ in range(100):
+        await peer.send_all(frame(b"ping"))
+        assert await connection.receive() == b"ping"
+        with trio.testing.assert_no_checkpoints():
+            await connection.send(b"pong")
+    assert await read_exactly(peer, 800) == frame(b"pong") * 100
+    await peer.aclose()
 
 
 @attrs.define
