@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -28,6 +29,16 @@ LARGE = st.tuples(TEXT.filter(bool), st.integers(4090, 9000), TEXT).map(
     lambda parts: (parts[0] * parts[1])[: parts[1]] + parts[2]
 )
 DELIMITERS = [b"-", b"\n", b"--", b"ab", b"aab", b"a-a-", b"abab-abab"]
+# Several at once, none within another but at its end.
+ALTERNATIVES = [
+    (b"-", b"\n"),
+    (b"a", b"-"),
+    (b"--", b"ab"),
+    (b"b", b"aab", b"ab"),
+    (b"a-a-", b"bb", b"---"),
+    (b"abab-abab", b"a--"),
+]
+PATTERNS = {each: re.compile(b"|".join(each)) for each in ALTERNATIVES}
 
 
 def fed(*chunks: bytes) -> ReceiveBuffer:
@@ -108,6 +119,20 @@ class AgainstPlainBytes(RuleBasedStateMachine):
     def find(self, delimiter: bytes) -> None:
         assert self.buffer.find(delimiter) == self.model.find(delimiter)
         if delimiter not in self.model:
+            self.short(len(self.model) + 1)
+
+    @rule(delimiters=st.sampled_from(ALTERNATIVES))
+    def find_any(self, delimiters: tuple[bytes, ...]) -> None:
+        found = self.buffer._find_any(PATTERNS[delimiters], max(map(len, delimiters)))
+        places = [
+            (self.model.find(each), self.model.find(each) + len(each))
+            for each in delimiters
+            if each in self.model
+        ]
+        if places:
+            assert found == min(places)
+        else:
+            assert found is None
             self.short(len(self.model) + 1)
 
     @rule(data=st.data())
@@ -232,6 +257,28 @@ def test_another_delimiter_is_another_search() -> None:
     assert buffer.find(b";") == 1
 
 
+def test_several_delimiters_are_another_search() -> None:
+    buffer = fed(b"a;b,c")
+    pattern, other = re.compile(b";|,"), re.compile(b"\r\n|\n")
+    assert buffer.find(b"\n") == -1
+    assert buffer._find_any(other, 2) is None
+    assert buffer._find_any(pattern, 1) == (1, 2)
+    assert buffer.find(b",") == 3
+    buffer.feed(b"\n")
+    assert buffer._find_any(other, 2) == (5, 6)
+    assert buffer.wanted == 6
+
+
+def test_delimiter_that_ends_with_another_is_found_whole_when_it_was_cut() -> None:
+    pattern = re.compile(b"\n|\r\n")
+    for chunks in [(b"a\r\n",), (b"a\r", b"\n"), (b"a", b"\r", b"\n"), (b"a", b"\r\n")]:
+        buffer = ReceiveBuffer()
+        for chunk in chunks:
+            assert buffer._find_any(pattern, 2) is None
+            buffer.feed(chunk)
+        assert buffer._find_any(pattern, 2) == (1, 3)
+
+
 def test_delimiter_in_as_many_chunks_as_it_has_bytes() -> None:
     buffer = fed(b"x-")
     assert buffer.find(b"-<>-") == -1
@@ -296,6 +343,18 @@ class Cost:
         self.sliced = 0
 
 
+class CountingPattern:
+    """A pattern that counts what it searches. The real kind cannot be had by subclassing."""
+
+    def __init__(self, pattern: bytes, counted: Cost) -> None:
+        self.pattern = re.compile(pattern)
+        self.counted = counted
+
+    def search(self, data: bytes | bytearray, begin: int = 0) -> re.Match[bytes] | None:
+        self.counted.searched += len(data) - begin
+        return self.pattern.search(data, begin)
+
+
 @pytest.fixture
 def cost(monkeypatch: pytest.MonkeyPatch) -> Cost:
     """Have buffers make their chunks of types that count. They cannot be counted from outside."""
@@ -342,6 +401,25 @@ def test_no_byte_is_searched_twice_for_a_delimiter(
     assert cost.searched == len(line)
     # For the seams, which are searched apart.
     assert cost.sliced <= chunks * 2 * (len(delimiter) - 1)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 100, 4095, 4096, 20_000])
+@pytest.mark.parametrize("delimiters", [(b"\n", b"\r"), (b"\r\n", b"\n"), (b"aab", b"--")])
+def test_no_byte_is_searched_twice_for_several_delimiters(
+    chunk_size: int, delimiters: tuple[bytes, ...]
+) -> None:
+    counted = Cost()
+    pattern: Any = CountingPattern(b"|".join(delimiters), counted)
+    longest = max(map(len, delimiters))
+    line = (delimiters[0][:-1] + b".") * (max(10_000, 10 * chunk_size) // longest)
+    buffer = ReceiveBuffer()
+    chunks = 0
+    for begin in range(0, len(line), chunk_size):
+        buffer.feed(line[begin : begin + chunk_size])
+        chunks += 1
+        assert buffer._find_any(pattern, longest) is None
+    # Once, and the seams apart.
+    assert counted.searched <= len(line) + chunks * 3 * (longest - 1)
 
 
 def test_no_byte_is_searched_twice_when_memory_is_given_back(cost: Cost) -> None:

@@ -22,6 +22,16 @@ from trio_bytetalk import (
 from trio_bytetalk.testing import connection_pair
 
 DELIMITERS = [b"\0", b"-", b"\r\n", b"--", b"---", b"aab", b"abab", b"\r\n\r\n"]
+ALTERNATIVES = [
+    (b"\n", b"\r\n"),
+    (b"\r\n", b"\n"),
+    (b"\r\n", b"\r\0", b"\n"),
+    (b"\r", b"\n"),
+    (b"\r\n", b"--", b"a"),
+    (b"b", b"aab", b"ab"),
+    (b"abab", b"-aa-", b"\0"),
+    (b"\n\n", b"\r\r", b"\r\n\r\n"),
+]
 
 
 def text_of(alphabet: bytes, max_size: int) -> st.SearchStrategy[bytes]:
@@ -35,46 +45,79 @@ DENSE = text_of(b"\0-\r\nab", 40)
 # -- Delimited
 
 
-@given(st.sampled_from(DELIMITERS), DENSE, st.integers(0, 12), cuts())
-@example(b"--", b"---", 5, [1, 1, 1])
-@example(b"aab", b"aaab", 1, [2, 1])
-@example(b"--", b"a--", 1, [2])
-def test_any_cutting_of_any_bytes_gives_the_same_messages_or_the_same_error(
-    delimiter: bytes, stream: bytes, max_size: int, sizes: list[int]
-) -> None:
-    *messages, rest = stream.split(delimiter)
-    too_large = [len(message) > max_size for message in messages]
-    if any(too_large):
-        expected = Outcome(messages[: too_large.index(True)], MessageTooLargeError)
+def cuttings(stream: bytes, sizes: list[int]) -> list[list[bytes]]:
+    """In one piece, which is the readers' fast path; as told; and as small as can be."""
+    return [[stream], cut(stream, sizes), cut(stream, [1] * len(stream))]
+
+
+def as_it_should_be(codec: Delimited, stream: bytes) -> Outcome:
+    """What `codec` is to make of ``stream``, by the plainest means."""
+    delimiters = codec.delimiter if isinstance(codec.delimiter, tuple) else (codec.delimiter,)
+    messages: list[bytes] = []
+    while places := [(stream.find(each), each) for each in delimiters if each in stream]:
+        length, delimiter = min(places)
+        if length > codec.max_size:
+            return Outcome(messages, MessageTooLargeError)
+        after = length + len(delimiter)
+        messages.append(stream[: after if codec.keep else length])
+        stream = stream[after:]
     # A rest that may end with the beginning of a delimiter may yet become a message.
-    elif len(rest) - len(delimiter) + 1 > max_size:
-        expected = Outcome(messages, MessageTooLargeError)
-    else:
-        expected = Outcome(messages, IncompleteMessageError if rest else None)
-
-    codec = Delimited(delimiter, max_size=max_size)
-    pieces = cut(stream, sizes)
-    assert read_all(codec.reader(), pieces) == expected
-    assert read_all(codec.reader(), pieces, patient=True) == expected
+    if len(stream) - max(map(len, delimiters)) + 1 > codec.max_size:
+        return Outcome(messages, MessageTooLargeError)
+    return Outcome(messages, IncompleteMessageError if stream else None)
 
 
-@given(st.sampled_from(DELIMITERS), st.lists(text_of(b"\0-\r\nab", 8)), cuts())
-def test_what_can_be_written_is_read_and_what_cannot_would_have_been_misread(
-    delimiter: bytes, messages: list[bytes], sizes: list[int]
+@given(
+    st.sampled_from([*DELIMITERS, *ALTERNATIVES]),
+    st.booleans(),
+    DENSE,
+    st.integers(0, 12),
+    cuts(),
+)
+@example(b"--", False, b"---", 5, [1, 1, 1])
+@example(b"aab", False, b"aaab", 1, [2, 1])
+@example(b"--", True, b"a--", 1, [2])
+@example((b"\n", b"\r\n"), True, b"a\r\nb\n\r\n", 1, [2, 2, 2])
+@example((b"b", b"aab", b"ab"), False, b"aaabab", 1, [3, 2])
+def test_any_cutting_of_any_bytes_gives_the_same_messages_or_the_same_error(
+    delimiter: bytes | tuple[bytes, ...],
+    keep: bool,
+    stream: bytes,
+    max_size: int,
+    sizes: list[int],
 ) -> None:
-    codec = Delimited(delimiter)
+    codec = Delimited(delimiter, keep=keep, max_size=max_size)
+    expected = as_it_should_be(codec, stream)
+    for pieces in cuttings(stream, sizes):
+        assert read_all(codec.reader(), pieces) == expected
+        assert read_all(codec.reader(), pieces, patient=True) == expected
+
+
+@given(
+    st.sampled_from([*DELIMITERS, *ALTERNATIVES]),
+    st.booleans(),
+    st.lists(text_of(b"\0-\r\nab", 8)),
+    cuts(),
+)
+def test_what_can_be_written_is_read_and_what_cannot_would_have_been_misread(
+    delimiter: bytes | tuple[bytes, ...], keep: bool, messages: list[bytes], sizes: list[int]
+) -> None:
+    codec = Delimited(delimiter, keep=keep)
+    first = delimiter[0] if isinstance(delimiter, tuple) else delimiter
     stream = b""
     sent = []
     for message in messages:
         try:
             frame = joined(codec.writer().encode(message))
         except EncodeError:
-            misread = read_all(codec.reader(), [message + delimiter])
-            assert misread.messages != [message]
+            misread = read_all(codec.reader(), [message if keep else message + first])
+            assert misread != Outcome([message])
         else:
+            assert frame == (message if keep else message + first)
             sent.append(message)
             stream += frame
-    assert read_all(codec.reader(), cut(stream, sizes)) == Outcome(sent)
+    for pieces in cuttings(stream, sizes):
+        assert read_all(codec.reader(), pieces) == Outcome(sent)
 
 
 def test_delimiter_of_300_bytes_in_pieces() -> None:
@@ -180,6 +223,102 @@ def test_message_over_max_size_is_not_sent() -> None:
         writer.encode(b"abcd")
 
 
+def test_both_newlines_end_a_message_and_are_kept_if_wanted() -> None:
+    stream = b"a\nb\r\n\r\n\rc\n\n"
+    for delimiters in ([b"\r\n", b"\n"], (b"\n", b"\r\n")):
+        for pieces in cuttings(stream, [3, 1]):
+            outcome = read_all(Delimited(delimiters).reader(), pieces)
+            assert outcome == Outcome([b"a", b"b", b"", b"\rc", b""])
+            outcome = read_all(Delimited(delimiters, keep=True).reader(), pieces)
+            assert outcome == Outcome([b"a\n", b"b\r\n", b"\r\n", b"\rc\n", b"\n"])
+
+
+def test_message_is_received_with_the_last_byte_of_its_delimiter_and_no_later() -> None:
+    # A terminal that waits for the answer to a line sends nothing else before it comes.
+    reader = Delimited([b"\r\n", b"\r\0", b"\n"]).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"look\r")
+    assert reader.decode(buffer) is NEED_DATA
+    buffer.feed(b"\0")
+    assert reader.decode(buffer) == b"look"
+    buffer.feed(b"quit\n")
+    assert reader.decode(buffer) == b"quit"
+
+
+def test_the_first_of_several_delimiters_is_what_is_sent() -> None:
+    assert Delimited([b"\r\n", b"\n"]).writer().encode(b"a") == b"a\r\n"
+    assert Delimited([b"\n", b"\r\n"]).writer().encode(b"a") == b"a\n"
+
+
+@pytest.mark.parametrize("message", [b"a\nb", b"\n", b"a\r\nb", b"a\r"])
+def test_message_that_contains_any_of_its_delimiters_or_makes_one(message: bytes) -> None:
+    with pytest.raises(EncodeError) as caught:
+        Delimited([b"\n", b"\r\n"]).writer().encode(message)
+    assert "contains its own delimiter b'\\n' or b'\\r\\n', or ends in" in str(caught.value)
+
+
+@pytest.mark.parametrize("delimiter", [b"--", [b"--", b";"]])
+@pytest.mark.parametrize("message", [b"", b"a", b"a-", b"a--b", b"--a--", b"a---", b"----"])
+def test_kept_delimiter_is_to_be_at_the_end_of_what_is_sent_and_nowhere_else(
+    delimiter: Any, message: bytes
+) -> None:
+    writer = Delimited(delimiter, keep=True).writer()
+    assert writer.encode(b"--") == b"--"
+    assert writer.encode(bytearray(b"-a--")) == b"-a--"
+    with pytest.raises(EncodeError, match=r"must end with its delimiter b.--..*keep=True"):
+        writer.encode(message)
+
+
+def test_max_size_is_without_the_delimiter_also_when_that_is_kept() -> None:
+    codec = Delimited([b"\r\n", b"\n"], keep=True, max_size=3)
+    writer = codec.writer()
+    for message in (b"123\n", b"123\r\n"):
+        assert writer.encode(message) == message
+        assert read_all(codec.reader(), [message]) == Outcome([message])
+    for message in (b"1234\n", b"1234\r\n"):
+        with pytest.raises(EncodeError, match="4 bytes; max_size allows 3 bytes"):
+            writer.encode(message)
+        for sizes in ([], [4]):
+            outcome = read_all(codec.reader(), cut(message, sizes))
+            assert outcome == Outcome([], MessageTooLargeError)
+
+
+def test_error_names_all_delimiters() -> None:
+    reader = Delimited([b"\r\n", b"\n"], max_size=3).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"12345")
+    with pytest.raises(MessageTooLargeError) as caught:
+        reader.decode(buffer)
+    assert str(caught.value) == (
+        "the peer sent 4 bytes or more before the delimiter b'\\r\\n' or b'\\n'; "
+        "max_size allows 3 bytes"
+    )
+
+
+def test_chunk_that_was_searched_in_vain_is_not_searched_again_for_each_that_follows() -> None:
+    # With a front that counts its searches, for the reader works on that directly.
+    searched = 0
+
+    class Front(bytes):
+        def find(self, *args: Any) -> int:
+            nonlocal searched
+            searched += 1
+            return super().find(*args)
+
+    readers: list[Any] = [Delimited(b"\n").reader(), Lines().reader()]
+    for reader in readers:
+        buffer = ReceiveBuffer()
+        buffer.data = Front(b"." * 1000)
+        searched = 0
+        for _ in range(100):
+            assert reader.decode(buffer) is NEED_DATA
+            buffer.feed(b".")
+        # By the reader itself, by the buffer, and once more from where the buffer stopped.
+        assert searched <= 3
+        buffer.feed(b"\n")
+        assert len(reader.decode(buffer)) == 1100
+
+
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
 def test_message_that_its_owner_changes_after_sending_is_sent_as_it_was(kind: type) -> None:
     data = bytearray(b"aaa")
@@ -198,9 +337,16 @@ def test_message_of_the_wrong_type(message: Any) -> None:
     ("settings", "error", "named"),
     [
         ({"delimiter": b""}, ValueError, "delimiter must have at least one byte"),
-        ({"delimiter": "\n"}, TypeError, r"delimiter must be bytes, not '\\n'"),
+        ({"delimiter": "\n"}, TypeError, r"delimiter must be bytes, or .*, not '\\n'"),
         ({"delimiter": bytearray(b"\n")}, TypeError, "delimiter must be bytes"),
-        ({"delimiter": None}, TypeError, "delimiter must be bytes, not None"),
+        ({"delimiter": None}, TypeError, "delimiter must be bytes, or .*, not None"),
+        ({"delimiter": []}, ValueError, "delimiter must be one or more, not an empty sequence"),
+        ({"delimiter": [b"a", "b"]}, TypeError, r"delimiter must be bytes, .* not \(b'a', 'b'\)"),
+        ({"delimiter": [b"a", b""]}, ValueError, "delimiter must have at least one byte"),
+        ({"delimiter": [b"a", b"b", b"a"]}, ValueError, "delimiter must .*; b'a' is there twice"),
+        ({"delimiter": [b"ab", b"a"]}, ValueError, "delimiter must not .* as b'a' does in b'ab'"),
+        ({"delimiter": [b"b", b"abc"]}, ValueError, "delimiter must not .* as b'b' does in b'abc'"),
+        ({"delimiter": b"\n", "keep": 1}, TypeError, "keep must be True or False, not 1"),
         ({"delimiter": b"\n", "max_size": -1}, ValueError, "max_size must be 0 or more bytes"),
         ({"delimiter": b"\n", "max_size": 1e6}, TypeError, "max_size must be a whole number"),
     ],
@@ -243,9 +389,9 @@ def test_any_cutting_of_any_bytes_gives_the_same_lines_or_the_same_error(
             error = IncompleteMessageError
 
     codec = Lines(max_size=max_size)
-    pieces = cut(stream, sizes)
-    assert read_all(codec.reader(), pieces) == Outcome(messages, error)
-    assert read_all(codec.reader(), pieces, patient=True) == Outcome(messages, error)
+    for pieces in cuttings(stream, sizes):
+        assert read_all(codec.reader(), pieces) == Outcome(messages, error)
+        assert read_all(codec.reader(), pieces, patient=True) == Outcome(messages, error)
 
 
 # Codecs of Python's that encode text, and are not all alike: some fail with a plain UnicodeError.
@@ -313,10 +459,13 @@ def test_line_of_max_size_is_waited_for_while_its_end_may_be_coming() -> None:
     assert reader.decode(buffer) == "123"
 
 
-def test_line_that_is_not_in_the_encoding_is_told_of_and_passed_over() -> None:
+@pytest.mark.parametrize("front", [b"", b"c"])
+def test_line_that_is_not_in_the_encoding_is_told_of_and_passed_over(front: bytes) -> None:
     reader = Lines().reader()
     buffer = ReceiveBuffer()
-    buffer.feed(b"caf\xe9!\ngood\n")
+    buffer.feed(front)
+    assert reader.decode(buffer) is NEED_DATA
+    buffer.feed(b"caf\xe9!\ngood\n"[len(front) :])
     with pytest.raises(ProtocolError) as caught:
         reader.decode(buffer)
     assert "the peer sent a line that is not utf-8" in str(caught.value)
@@ -389,6 +538,15 @@ def test_wrong_setting_of_lines_is_named(
         Lines(**settings)
 
 
+def test_carriage_return_before_the_line_is_not_its_end() -> None:
+    # The last byte of the front is not what stands before its first, as an index of -1 has it.
+    assert read_all(Lines().reader(), [b"\na\r"]) == Outcome([""], IncompleteMessageError)
+    buffer = ReceiveBuffer()
+    buffer.feed(b"x\r\n")
+    buffer.skip(2)
+    assert Lines().reader().decode(buffer) == ""
+
+
 # -- both
 
 
@@ -428,7 +586,7 @@ def test_settings_that_are_not_given() -> None:
 
 def test_settings_whose_order_nobody_would_remember_have_to_be_named() -> None:
     with pytest.raises(TypeError, match="positional"):
-        Delimited(b"\n", 100)  # type: ignore[call-arg]  # which is the mistake
+        Delimited(b"\n", 100)  # type: ignore[arg-type, call-arg]  # which is the mistake
     with pytest.raises(TypeError, match="positional"):
         Lines("ascii")  # type: ignore[call-arg]  # which is the mistake
 
@@ -445,3 +603,12 @@ def test_codecs_of_equal_settings_are_equal() -> None:
     assert Lines() == Lines(newline=b"\n")
     assert hash(Lines()) == hash(Lines(newline=b"\n"))
     assert Lines() != Lines(newline=b"\r\n")
+
+
+def test_codecs_that_frame_alike_are_equal() -> None:
+    assert Delimited([b"\n"]) == Delimited((b"\n",)) == Delimited(b"\n")
+    assert Delimited([b"\r\n", b"\n"]) == Delimited((b"\r\n", b"\n"))
+    assert hash(Delimited([b"\r\n", b"\n"])) == hash(Delimited((b"\r\n", b"\n")))
+    assert Delimited([b"\r\n", b"\n"]) != Delimited([b"\n", b"\r\n"])
+    assert Delimited(b"\n") != Delimited(b"\n", keep=True)
+    assert Delimited(b"\n").reader().delimiter == b"\n"

@@ -16,6 +16,7 @@ gathered in a bytearray, so that none costs an object of its own.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import attrs
@@ -30,9 +31,9 @@ _GATHER_SIZE = 64 * 1024
 
 
 class _Search(NamedTuple):
-    """How far a `ReceiveBuffer.find` came that found nothing."""
+    """How far a search of a `ReceiveBuffer` came that found nothing."""
 
-    delimiter: bytes
+    sought: bytes | re.Pattern[bytes]
     start: int  # that of the buffer; a search that began elsewhere is of no use
     chunk: int  # the one to go on in: 0 is the front
     offset: int  # in that chunk
@@ -178,7 +179,7 @@ class ReceiveBuffer:
         """
         start = self.start
         search = self._search
-        if search is not None and search.start == start and search.delimiter == delimiter:
+        if search is not None and search.start == start and search.sought == delimiter:
             _, _, index, offset, searched, tail = search
         else:
             index, offset, searched, tail = 0, start, 0, b""
@@ -203,6 +204,41 @@ class ReceiveBuffer:
         self._search = _Search(delimiter, start, index, offset, searched, tail)
         self._want(searched + 1)
         return -1
+
+    def _find_any(self, pattern: re.Pattern[bytes], longest: int) -> tuple[int, int] | None:
+        """How many bytes stand in front of the first match of ``pattern``, and in front of its end.
+
+        For several delimiters in one go, of which the longest has ``longest`` bytes; remembered
+        as `find` does. `find` is not made of this, for a bytes object is found faster.
+
+        None may occur within another but at its end. So a match is known with its last byte, and
+        where it is cut by a chunk's end makes no difference.
+        """
+        start = self.start
+        search = self._search
+        if search is not None and search.start == start and search.sought is pattern:
+            _, _, index, offset, searched, tail = search
+        else:
+            index, offset, searched, tail = 0, start, 0, b""
+        overlap = longest - 1
+        while True:
+            chunk = self._later[index - 1] if index else self.data
+            if tail and (match := pattern.search(tail + chunk[offset : offset + overlap])):
+                before = searched - len(tail)
+                return before + match.start(), before + match.end()
+            if match := pattern.search(chunk, offset):
+                before = searched - offset
+                return before + match.start(), before + match.end()
+            searched += len(chunk) - offset
+            tail = (tail + chunk[max(offset, len(chunk) - overlap) :])[-overlap:]
+            offset = len(chunk)
+            if index == len(self._later):
+                break
+            index += 1
+            offset = 0
+        self._search = _Search(pattern, start, index, offset, searched, tail)
+        self._want(searched + 1)
+        return None
 
     def compact(self) -> None:
         """Let go of memory held for decoded bytes only; a connection does before it waits."""

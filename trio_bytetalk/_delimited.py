@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any, Literal, cast
 
 import attrs
@@ -11,107 +13,200 @@ from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
 from ._errors import EncodeError, MessageTooLargeError, ProtocolError
 from ._validators import whole_number
 
+# Both readers begin with a fast path: one search of the buffer's front, which is all that a burst
+# of short messages needs. A front that was searched in vain already (`_search` is not None) is left
+# to the buffer, which remembers how far it came: to search it again for each chunk that follows
+# would not be linear.
 
-def _find_end(buffer: ReceiveBuffer, delimiter: bytes, max_size: int, slack: int = 0) -> int:
-    """How many bytes stand in front of the first delimiter; -1 if it has not come.
+_CARRIAGE_RETURN = ord("\r")
 
-    ``slack`` is how many more than ``max_size`` they may be.
-
-    Raises:
-      MessageTooLargeError: if they are more, or are going to be. Nothing is consumed.
-    """
-    length = buffer.find(delimiter)
-    # Without a delimiter, the last bytes that are there may be the beginning of one.
-    least = length if length >= 0 else len(buffer) - len(delimiter) + 1
-    if least > max_size + slack:
-        raise MessageTooLargeError(
-            f"the peer sent {least} bytes{'' if length >= 0 else ' or more'} before the "
-            f"delimiter {delimiter!r}; max_size allows {max_size} bytes"
-        )
-    return length
+Delimiter = bytes | tuple[bytes, ...]
 
 
-def _take(buffer: ReceiveBuffer, length: int, delimiter_size: int) -> bytes:
-    """Consume the message that `_find_end` has found, and its delimiter."""
-    begin = buffer.start
-    end = begin + length
-    data = buffer.data
-    if end + delimiter_size <= len(data):
-        buffer.start = end + delimiter_size
-        return data[begin:end]
-    message = cast(bytes, buffer.take(length))  # not None: that many bytes were searched
-    buffer.skip(delimiter_size)
-    return message
+def _several(delimiter: Delimiter) -> tuple[bytes, ...]:
+    return delimiter if isinstance(delimiter, tuple) else (delimiter,)
+
+
+def _pattern(delimiter: Delimiter) -> re.Pattern[bytes]:
+    """What finds the first delimiter. (A single one is found faster by `bytes.find`.)"""
+    # In any order, for none begins with another.
+    return re.compile(b"|".join(map(re.escape, _several(delimiter))))
+
+
+def _in_words(delimiter: Delimiter) -> str:
+    return " or ".join(map(repr, _several(delimiter)))
 
 
 @attrs.define(eq=False)
 class DelimitedReader(Reader[bytes]):
     """The reader of `Delimited`; its ``max_size`` may be changed between two messages."""
 
-    delimiter: bytes
+    delimiter: Delimiter = attrs.field(on_setattr=attrs.setters.frozen)
     max_size: int
+    keep: bool = False
+    _only: bytes | None = attrs.field(init=False)  # None if there are several
+    _pattern: re.Pattern[bytes] = attrs.field(init=False)
+    _longest: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        delimiters = _several(self.delimiter)
+        self._only = delimiters[0] if len(delimiters) == 1 else None
+        self._pattern = _pattern(self.delimiter)
+        self._longest = max(map(len, delimiters))
 
     def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
-        delimiter = self.delimiter
-        length = _find_end(buffer, delimiter, self.max_size)
-        return NEED_DATA if length < 0 else _take(buffer, length, len(delimiter))
+        if buffer._search is None:
+            data = buffer.data
+            begin = buffer.start
+            if self._only is not None:
+                end = data.find(self._only, begin)
+                after = end + self._longest
+            elif match := self._pattern.search(data, begin):
+                end, after = match.span()
+            else:
+                end = -1
+            if 0 <= end - begin <= self.max_size:
+                buffer.start = after
+                return data[begin : after if self.keep else end]
+        return self._decode(buffer)
+
+    def _decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+        """Wherever the message lies, if it is there."""
+        if self._only is not None:
+            length = buffer.find(self._only)
+            after = length + self._longest
+        else:
+            length, after = buffer._find_any(self._pattern, self._longest) or (-1, -1)
+        # Without a delimiter, the last bytes that are there may be the beginning of one.
+        least = length if length >= 0 else len(buffer) - self._longest + 1
+        if least > self.max_size:
+            raise MessageTooLargeError(
+                f"the peer sent {least} bytes{'' if length >= 0 else ' or more'} before the "
+                f"delimiter {_in_words(self.delimiter)}; max_size allows {self.max_size} bytes"
+            )
+        if length < 0:
+            return NEED_DATA
+        # Not None: so many bytes were searched.
+        message = cast(bytes, buffer.take(after if self.keep else length))
+        buffer.skip(after - len(message))
+        return message
 
 
 @attrs.define(eq=False)
 class DelimitedWriter(Writer[bytes]):
     """The writer of `Delimited`; its ``max_size`` may be changed between two messages."""
 
-    delimiter: bytes
+    delimiter: Delimiter = attrs.field(on_setattr=attrs.setters.frozen)
     max_size: int
+    keep: bool = False
+    _first: bytes = attrs.field(init=False)
+    _is_only: bool = attrs.field(init=False)
+    _pattern: re.Pattern[bytes] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        delimiters = _several(self.delimiter)
+        self._first = delimiters[0]
+        self._is_only = len(delimiters) == 1
+        self._pattern = _pattern(self.delimiter)
 
     def encode(self, message: Buffer) -> bytes:
         if type(message) is not bytes:
             message = to_bytes(message, "Delimited")
+        if self.keep:
+            return self._encode_kept(message)
         length = len(message)
         if length > self.max_size:
-            raise EncodeError(
-                f"the message has {length} bytes; max_size allows {self.max_size} bytes"
-            )
-        frame = message + self.delimiter
+            raise self._too_large(length)
+        frame = message + self._first
         # Looked for in the frame, for the message's end and the delimiter's beginning may make a
         # delimiter together: b"a\r" and b"\r\n" are fine, b"a-" before b"--" is not.
-        if frame.find(self.delimiter) != length:
+        if frame.find(self._first) != length or not (self._is_only or self._ends(frame, length)):
             raise EncodeError(
-                f"the message contains its own delimiter {self.delimiter!r}, or ends in a way that "
-                f"makes one with it: the peer would see another message"
+                f"the message contains its own delimiter {_in_words(self.delimiter)}, or ends in a "
+                f"way that makes one with {self._first!r}: the peer would see another message"
             )
         return frame
 
+    def _ends(self, frame: bytes, length: int) -> bool:
+        """Whether the first delimiter in ``frame`` comes after ``length`` bytes."""
+        match = self._pattern.search(frame)
+        return match is not None and match.start() == length
+
+    def _encode_kept(self, message: bytes) -> bytes:
+        match = self._pattern.search(message)
+        if match is None or match.end() != len(message):
+            raise EncodeError(
+                f"the message must end with its delimiter {_in_words(self.delimiter)}, and contain "
+                f"none before that: with keep=True the delimiter is a part of the message"
+            )
+        if match.start() > self.max_size:
+            raise self._too_large(match.start())
+        return message
+
+    def _too_large(self, length: int) -> EncodeError:
+        return EncodeError(f"the message has {length} bytes; max_size allows {self.max_size} bytes")
+
+
+def _normal(delimiter: bytes | list[bytes] | tuple[bytes, ...]) -> Delimiter:
+    # Equal codecs frame alike, so those that frame alike had better be equal.
+    if isinstance(delimiter, list | tuple):
+        return delimiter[0] if len(delimiter) == 1 else tuple(delimiter)
+    return delimiter
+
 
 def _delimiter(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if type(value) is not bytes:
-        raise TypeError(f"{attribute.name} must be bytes, not {value!r}")
-    if not value:
-        raise ValueError(f"{attribute.name} must have at least one byte")
+    name = attribute.name
+    if value == ():
+        raise ValueError(f"{name} must be one or more, not an empty sequence")
+    for each in _several(value):
+        if type(each) is not bytes:
+            raise TypeError(f"{name} must be bytes, or a list or tuple of bytes, not {value!r}")
+        if not each:
+            raise ValueError(f"{name} must have at least one byte, not {value!r}")
+    for one, other in itertools.permutations(_several(value), 2):
+        if one == other:
+            raise ValueError(f"{name} must be given once each; {one!r} is there twice")
+        if one in other[:-1]:
+            raise ValueError(
+                f"{name} must not have one that occurs within another before its end, as {one!r} "
+                f"does in {other!r}: which of them it is, only later bytes would tell"
+            )
+
+
+def _true_or_false(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not bool:
+        raise TypeError(f"{attribute.name} must be True or False, not {value!r}")
 
 
 @attrs.frozen
 class Delimited(Codec[bytes, bytes]):
-    r"""Messages of bytes, each followed by a delimiter, which is not part of the message.
+    r"""Messages of bytes, each followed by a delimiter.
 
     Args:
-      delimiter: One byte or more (`bytes`), for example ``b"\0"`` as in STOMP.
+      delimiter: One byte or more (`bytes`), for example ``b"\0"``; or several of these (a list or
+          tuple), the first of which to come ends the message. What is sent ends with the first of
+          the list. None may occur within another, except at its end: ``(b"\r\n", b"\n")`` is fine;
+          ``(b"\r\n", b"\r")`` is not, for after ``b"\r"`` nobody knows what follows, if anything.
+      keep: Whether the delimiter is a part of the message, when receiving and when sending. If it
+          is not (the default), it is stripped from what is received and added to what is sent.
       max_size: The largest message accepted and sent, in bytes, without the delimiter. A peer that
           sends more without a delimiter is refused.
 
-    A message that contains the delimiter cannot be sent: `EncodeError`.
+    A message that contains a delimiter cannot be sent: `EncodeError`; nor, with ``keep``, can one
+    that does not end with one.
     """
 
-    delimiter: bytes = attrs.field(validator=_delimiter)
+    delimiter: Delimiter = attrs.field(converter=_normal, validator=_delimiter)
+    keep: bool = attrs.field(default=False, validator=_true_or_false, kw_only=True)
     max_size: int = attrs.field(
         default=2**20, validator=whole_number(0, unit="bytes"), kw_only=True
     )
 
     def reader(self) -> DelimitedReader:
-        return DelimitedReader(self.delimiter, self.max_size)
+        return DelimitedReader(self.delimiter, self.max_size, self.keep)
 
     def writer(self) -> DelimitedWriter:
-        return DelimitedWriter(self.delimiter, self.max_size)
+        return DelimitedWriter(self.delimiter, self.max_size, self.keep)
 
 
 @attrs.define(eq=False)
@@ -122,25 +217,44 @@ class LinesReader(Reader[str]):
     max_size: int
 
     def decode(self, buffer: ReceiveBuffer) -> str | Literal[NeedData.NEED_DATA]:
+        if buffer._search is None:
+            data = buffer.data
+            begin = buffer.start
+            newline = end = data.find(b"\n", begin)
+            if end > begin and data[end - 1] == _CARRIAGE_RETURN:
+                end -= 1
+            if 0 <= end - begin <= self.max_size:
+                buffer.start = newline + 1
+                try:
+                    return data[begin:end].decode(self.encoding)
+                except UnicodeError as error:
+                    raise self._undecodable(error) from None
+        return self._decode(buffer)
+
+    def _decode(self, buffer: ReceiveBuffer) -> str | Literal[NeedData.NEED_DATA]:
+        """Wherever the line lies, if it is there."""
         max_size = self.max_size
-        # One byte more, for the carriage return that does not count.
-        length = _find_end(buffer, b"\n", max_size, slack=1)
+        length = buffer.find(b"\n")
+        known = len(buffer) if length < 0 else length
+        # One byte more may be the carriage return that does not count.
+        if known > max_size + 1 or (length > max_size and buffer.peek(1, max_size) != b"\r"):
+            raise MessageTooLargeError(
+                f"the peer sent a line of {known} bytes{' or more' if length < 0 else ''}; "
+                f"max_size allows {max_size} bytes"
+            )
         if length < 0:
             return NEED_DATA
-        if length > max_size and buffer.peek(1, max_size) != b"\r":
-            raise MessageTooLargeError(
-                f"the peer sent a line of {length} bytes; max_size allows {max_size} bytes"
-            )
-        line = _take(buffer, length, 1)
-        if line[-1:] == b"\r":
-            line = line[:-1]
+        line = cast(bytes, buffer.take(length))  # not None: so many bytes were searched
+        buffer.skip(1)
         try:
-            return line.decode(self.encoding)
+            return line.removesuffix(b"\r").decode(self.encoding)
         except UnicodeError as error:
-            raise ProtocolError(
-                f"the peer sent a line that is not {self.encoding}: {error}; "
-                f"the setting is encoding"
-            ) from None
+            raise self._undecodable(error) from None
+
+    def _undecodable(self, error: UnicodeError) -> ProtocolError:
+        return ProtocolError(
+            f"the peer sent a line that is not {self.encoding}: {error}; the setting is encoding"
+        )
 
 
 @attrs.define(eq=False)
@@ -152,7 +266,7 @@ class LinesWriter(Writer[str]):
     max_size: int
 
     def encode(self, message: str) -> bytes:
-        if not isinstance(message, str):
+        if type(message) is not str and not isinstance(message, str):
             raise EncodeError(f"Lines sends str, not {type(message).__name__}")
         try:
             line = message.encode(self.encoding)
@@ -160,9 +274,9 @@ class LinesWriter(Writer[str]):
             raise EncodeError(
                 f"the line cannot be written in {self.encoding}: {error}; the setting is encoding"
             ) from None
-        if b"\n" in line:
+        if line.find(b"\n") >= 0:
             raise EncodeError("the line contains a newline: the peer would see two lines")
-        if line[-1:] == b"\r":
+        if line and line[-1] == _CARRIAGE_RETURN:
             raise EncodeError("the line ends with a carriage return: the peer would strip it")
         if len(line) > self.max_size:
             raise EncodeError(
