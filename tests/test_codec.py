@@ -6,9 +6,10 @@ import copy
 import json
 import pickle
 import struct
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, assert_type
 
 import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -23,6 +24,7 @@ from trio_bytetalk import (
     Connection,
     EncodeError,
     IncompleteMessageError,
+    InvalidMessageError,
     LengthPrefixed,
     Lines,
     NeedData,
@@ -315,6 +317,134 @@ def test_a_frame_depends_on_nothing_before_it_unless_its_writer_says_so() -> Non
     assert not JsonWriter.stateful
     assert not LengthPrefixed().writer().stateful
     assert TaggedWriter.stateful
+
+
+# -- messages on top of frames: any codec has that, and the type checker knows the messages
+
+
+class Order(msgspec.Struct, tag=True):
+    id: int
+
+
+class Cancel(msgspec.Struct, tag=True):
+    id: int
+
+
+class Receipt(msgspec.Struct):
+    total: float
+
+
+def tagged_from(order: Order) -> Tagged:
+    return Tagged(order.id, "order")
+
+
+def order_from(tagged: Tagged) -> Order:
+    if tagged.text != "order":
+        raise ValueError(f"what is {tagged.text!r}?")
+    return Order(tagged.tag)
+
+
+T = TypeVar("T")
+
+
+def json_of(message_type: type[T]) -> Codec[T, T]:
+    """A user's helper: what a type checker has as type[T] goes through."""
+    return LengthPrefixed().json(message_type)
+
+
+async def conversation(
+    client: Codec[Any, Any], server: Codec[Any, Any], sent: Any, answer: Any
+) -> tuple[Any, Any]:
+    """What each side makes of what the other one sends."""
+    left, right = trio.testing.memory_stream_pair()
+    async with open_connection(left, codec=client) as near, open_connection(right) as far:
+        far.use(server)
+        await near.send(sent)
+        received = await far.receive()
+        await far.send(answer)
+        return received, await near.receive()
+
+
+def test_types_of_what_is_put_on_frames() -> None:
+    frames = LengthPrefixed()
+    assert_type(frames.json(), Codec[Any, Any])
+    assert_type(frames.json(Order), Codec[Order, Order])
+    assert_type(frames.json(list[Order]), Codec[list[Order], list[Order]])
+    assert_type(frames.json(Order | Cancel), Codec[Order | Cancel, Order | Cancel])
+    assert_type(frames.json(Order | None), Codec[Order | None, Order | None])
+    assert_type(frames.json(Order, send=Receipt), Codec[Receipt, Order])
+    assert_type(
+        frames.json(Order | Cancel, send=list[Receipt]), Codec[list[Receipt], Order | Cancel]
+    )
+    assert_type(frames.msgpack(), Codec[Any, Any])
+    assert_type(frames.msgpack(Order), Codec[Order, Order])
+    assert_type(frames.msgpack(Order | Cancel, send=Receipt), Codec[Receipt, Order | Cancel])
+    assert_type(frames.text(), Codec[str, str])
+    assert_type(frames.text().json(Order), Codec[Order, Order])
+    assert_type(frames.compressed(), Codec[bytes, bytes])
+    assert_type(frames.compressed().json(Order), Codec[Order, Order])
+    assert_type(Lines().json(Order), Codec[Order, Order])
+    assert_type(json_of(Order), Codec[Order, Order])
+    assert_type(JsonCodec().json(Order), Codec[Order, Order])
+    assert_type(TaggedCodec().map(decode=order_from, encode=tagged_from), Codec[Order, Order])
+    assert_type(TaggedCodec().map(decode=order_from), Codec[Tagged, Order])
+    assert_type(TaggedCodec().map(encode=tagged_from), Codec[Order, Tagged])
+    assert_type(frames.map(decode=len), Codec[bytes, int])
+
+    # A mistake where it is one: without an error here, these comments would be one.
+    frames.json(Order).json(Order)  # type: ignore[misc]
+    TaggedCodec().json(Order)  # type: ignore[misc]
+    TaggedCodec().text()  # type: ignore[misc]
+    TaggedCodec().compressed()  # type: ignore[misc]
+    Lines().msgpack(Order)  # type: ignore[misc]
+    frames.map(decode=order_from)  # type: ignore[arg-type]
+
+
+async def test_types_of_connections_and_handlers() -> None:
+    async def answer(connection: Connection[Receipt, Order]) -> None:
+        async for order in connection:
+            assert_type(order, Order)
+            await connection.send(Receipt(order.id * 1.5))
+
+    # Which a handler of other messages could not be given.
+    Server(answer, codec=LengthPrefixed().json(Receipt, send=Order))  # type: ignore[arg-type]
+
+    server = Server(answer, codec=LengthPrefixed().json(Order, send=Receipt))
+    assert_type(server, Server[Receipt, Order])
+    async with open_memory_connection(server) as same:
+        client = same.use(LengthPrefixed().json(Receipt, send=Order))
+        assert_type(client, Connection[Order, Receipt])
+        await client.send(Order(2))
+        receipt = await client.receive()
+        assert_type(receipt, Receipt)
+        assert receipt == Receipt(3.0)
+
+
+async def test_messages_on_a_protocol_of_a_users() -> None:
+    codec = TaggedCodec().map(decode=order_from, encode=tagged_from)
+    assert await conversation(codec, codec, Order(7), Order(8)) == (Order(7), Order(8))
+    assert await conversation(codec, TaggedCodec(), Order(7), Tagged(8, "order")) == (
+        Tagged(7, "order"),
+        Order(8),
+    )
+    with pytest.raises(InvalidMessageError, match="what is 'no order'"):
+        await conversation(codec, TaggedCodec(), Order(7), Tagged(8, "no order"))
+
+
+async def test_formats_on_frames_are_what_the_other_side_sees_in_them() -> None:
+    frames = LengthPrefixed()
+    for codec, sent, frame in (
+        (frames.text(), "é", "é".encode()),
+        (frames.text("latin-1"), "é", b"\xe9"),
+        (frames.json(Order), Order(1), b'{"type":"Order","id":1}'),
+        (frames.json(), [1], b"[1]"),
+        (frames.msgpack(Order), Order(1), b"\x82\xa4type\xa5Order\xa2id\x01"),
+        (frames.msgpack(), [1], b"\x91\x01"),
+    ):
+        assert await conversation(codec, frames, sent, frame) == (frame, sent)
+    for method in ("zlib", "gzip", "deflate"):
+        codec = frames.compressed(method).json()
+        assert await conversation(codec, codec, [1], [2]) == ([1], [2])
 
 
 # -- the rest

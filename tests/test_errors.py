@@ -14,6 +14,7 @@ from trio_bytetalk import (
     BytetalkError,
     EncodeError,
     IncompleteMessageError,
+    InvalidMessageError,
     LengthPrefixed,
     Lines,
     MessageTooLargeError,
@@ -47,6 +48,7 @@ def test_exception_that_goes_to_another_process_comes_out_as_it_was(kind: type[E
 def test_peers_fault_and_ones_own_mistake_are_told_apart() -> None:
     assert issubclass(MessageTooLargeError, ProtocolError)
     assert issubclass(IncompleteMessageError, ProtocolError)
+    assert issubclass(InvalidMessageError, ProtocolError)
     assert not issubclass(EncodeError, ProtocolError)
     assert not issubclass(ProtocolError, EncodeError)
     # Nor do they pass for what Trio's channels raise when all is well.
@@ -61,6 +63,23 @@ async def test_message_that_the_peer_announced_too_large() -> None:
         for _ in range(2):
             with pytest.raises(MessageTooLargeError, match="4 bytes; max_size allows 3 bytes"):
                 await right.receive()
+
+
+async def test_message_that_makes_no_sense_is_kept_and_the_next_one_comes() -> None:
+    stream, other_end = trio.testing.memory_stream_pair()
+    async with open_connection(stream, codec=Lines().map(decode=int)) as connection:
+        await other_end.send_all(b"1\ntwo\n3\n")
+        assert await connection.receive() == 1
+        with pytest.raises(
+            InvalidMessageError, match=r"invalid literal .*; it is 'two'$"
+        ) as caught:
+            await connection.receive()
+        assert await connection.receive() == 3
+    error = caught.value
+    for same in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert same.frame == "two"
+        assert same.reason == "invalid literal for int() with base 10: 'two'"
+        assert str(same) == str(error)
 
 
 async def test_peer_that_finishes_in_the_middle_of_a_message() -> None:

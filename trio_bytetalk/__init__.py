@@ -3,6 +3,7 @@
 from ._buffer import ReceiveBuffer
 from ._client import open_connection, open_tcp_connection, open_unix_connection
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer
+from ._compression import CompressedReader, CompressedWriter
 from ._connection import (
     CloseReason,
     Connection,
@@ -24,6 +25,7 @@ from ._errors import (
     BytetalkError,
     EncodeError,
     IncompleteMessageError,
+    InvalidMessageError,
     MessageTooLargeError,
     ProtocolError,
 )
@@ -40,6 +42,7 @@ from ._events import (
 )
 from ._length_prefixed import LengthPrefixed, LengthPrefixedReader, LengthPrefixedWriter
 from ._limits import LimitOptions, Limits
+from ._messages import MappedReader, MappedWriter
 from ._server import BroadcastResult, Handler, Server, ServerStatistics
 from ._transport import GivenUpError, SendTimeoutError
 
@@ -54,6 +57,8 @@ __all__ = [
     "ClientDisconnected",
     "CloseReason",
     "Codec",
+    "CompressedReader",
+    "CompressedWriter",
     "Connection",
     "ConnectionStatistics",
     "Delimited",
@@ -67,6 +72,7 @@ __all__ = [
     "HandshakeTimeoutError",
     "IdleTimeoutError",
     "IncompleteMessageError",
+    "InvalidMessageError",
     "LengthPrefixed",
     "LengthPrefixedReader",
     "LengthPrefixedWriter",
@@ -76,6 +82,8 @@ __all__ = [
     "LinesReader",
     "LinesWriter",
     "ListenerHandle",
+    "MappedReader",
+    "MappedWriter",
     "MessageReceived",
     "MessageTimeoutError",
     "MessageTooLargeError",

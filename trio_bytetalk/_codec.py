@@ -8,19 +8,36 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 import attrs
 
 from ._buffer import ReceiveBuffer
 from ._errors import EncodeError, IncompleteMessageError
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # PEP 747: also of unions, which are no type[T]
+
 SendT = TypeVar("SendT")
 ReceiveT = TypeVar("ReceiveT")
+NewSendT = TypeVar("NewSendT")
+NewReceiveT = TypeVar("NewReceiveT")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """What a frame's bytes may be."""
+
+Compression = Literal["zlib", "gzip", "deflate"]
 
 
 class NeedData(enum.Enum):
@@ -120,6 +137,143 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
     @abstractmethod
     def writer(self) -> Writer[SendT]:
         """A new writer, for one connection."""
+
+    # -- messages on top of frames; these modules subclass Codec, so they cannot be imported above
+
+    @overload
+    def map(
+        self,
+        *,
+        decode: Callable[[ReceiveT], NewReceiveT],
+        encode: Callable[[NewSendT], SendT],
+    ) -> Codec[NewSendT, NewReceiveT]: ...
+
+    @overload
+    def map(self, *, decode: Callable[[ReceiveT], NewReceiveT]) -> Codec[SendT, NewReceiveT]: ...
+
+    @overload
+    def map(self, *, encode: Callable[[NewSendT], SendT]) -> Codec[NewSendT, ReceiveT]: ...
+
+    def map(
+        self,
+        *,
+        decode: Callable[[Any], Any] | None = None,
+        encode: Callable[[Any], Any] | None = None,
+    ) -> Codec[Any, Any]:
+        """This protocol, with a function between its messages and the user's::
+
+            words = Lines().map(decode=str.split, encode=" ".join)
+
+        Args:
+          decode: What is received is what this function makes of each message of this codec. It
+              raises ValueError for one that makes no sense: an `InvalidMessageError` to the
+              receiver.
+          encode: What this function makes of a message that is sent is what this codec gets. It
+              raises ValueError or TypeError for one that cannot be sent: an `EncodeError` to the
+              sender.
+
+        A direction without a function stays as it is. The functions are shared by all connections,
+        so they keep no state.
+
+        Codecs that are mapped by equal functions are equal. No lambda equals another one: if the
+        codec is made more than once, use functions that have a name.
+        """
+        from ._messages import Mapped
+
+        return Mapped(self, decode, encode)
+
+    def text(self: Codec[bytes, bytes], encoding: str = "utf-8") -> Codec[str, str]:
+        """Text (`str`), of which this codec's frames are the bytes in ``encoding``.
+
+        A frame that is not in it is an `InvalidMessageError`.
+        """
+        from ._messages import Text
+
+        return Text(self, encoding)
+
+    @overload
+    def json(self: Codec[Any, bytes] | Codec[Any, str], /) -> Codec[Any, Any]: ...
+
+    @overload
+    def json(
+        self: Codec[Any, bytes] | Codec[Any, str], receive: TypeForm[NewReceiveT], /
+    ) -> Codec[NewReceiveT, NewReceiveT]: ...
+
+    @overload
+    def json(
+        self: Codec[Any, bytes] | Codec[Any, str],
+        receive: TypeForm[NewReceiveT],
+        /,
+        *,
+        send: TypeForm[NewSendT],
+    ) -> Codec[NewSendT, NewReceiveT]: ...
+
+    def json(self: Codec[Any, Any], receive: Any = Any, /, *, send: Any = None) -> Codec[Any, Any]:
+        """JSON (RFC 8259) in each of this codec's frames, which are bytes or, as of `Lines`, text::
+
+            orders = LengthPrefixed().json(Order)
+            orders_in = LengthPrefixed().json(Order, send=Receipt)
+
+        Args:
+          receive: The type of the messages: a `msgspec.Struct`, a dataclass, an attrs class, a
+              TypedDict, a union or a list of such; whatever msgspec supports. A message that is
+              not of it is an `InvalidMessageError`. By default any JSON is received, as dicts,
+              lists, str, int, float, bool and None.
+          send: The type of the messages sent, if it is another one. This is for the type checker:
+              what is sent is not compared with it.
+
+        Raises:
+          ModuleNotFoundError: without msgspec: ``pip install "trio-bytetalk[msgspec]"``.
+          TypeError: if msgspec does not support the type.
+        """
+        from ._messages import Typed
+
+        return Typed(self, "json", receive, receive if send is None else send)
+
+    @overload
+    def msgpack(self: Codec[Any, bytes], /) -> Codec[Any, Any]: ...
+
+    @overload
+    def msgpack(
+        self: Codec[Any, bytes], receive: TypeForm[NewReceiveT], /
+    ) -> Codec[NewReceiveT, NewReceiveT]: ...
+
+    @overload
+    def msgpack(
+        self: Codec[Any, bytes], receive: TypeForm[NewReceiveT], /, *, send: TypeForm[NewSendT]
+    ) -> Codec[NewSendT, NewReceiveT]: ...
+
+    def msgpack(
+        self: Codec[Any, Any], receive: Any = Any, /, *, send: Any = None
+    ) -> Codec[Any, Any]:
+        """MessagePack in each of this codec's frames, which are bytes; otherwise as `Codec.json`."""
+        from ._messages import Typed
+
+        return Typed(self, "msgpack", receive, receive if send is None else send)
+
+    def compressed(
+        self: Codec[bytes, bytes],
+        method: Compression = "zlib",
+        *,
+        level: int = 6,
+        max_size: int = 2**20,
+    ) -> Codec[bytes, bytes]:
+        """Bytes that are compressed in this codec's frames, each message for itself.
+
+        Args:
+          method: ``"zlib"`` (RFC 1950), ``"gzip"`` (RFC 1952, one member) or ``"deflate"`` (RFC
+              1951, without a checksum).
+          level: How hard to try: from 1, the fastest, to 9, the smallest; 0 is not to compress.
+          max_size: The largest message accepted and sent, in bytes, before it is compressed. The
+              inner codec has its own, for the frame. No more than this is ever decompressed: a
+              message of more is a `MessageTooLargeError`.
+
+        A frame that is not compressed so, is cut short, or has more behind the compressed data is
+        an `InvalidMessageError`. After either error, receiving can go on.
+        """
+        from ._compression import Compressed
+
+        return Compressed(self, method, level, max_size)
 
 
 def to_bytes(message: object, codec: str) -> bytes:

@@ -6,6 +6,8 @@ Where Trio has an exception for a situation (`trio.EndOfChannel`, `trio.ClosedRe
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BytetalkError(Exception):
     """The base of all exceptions that this package defines."""
@@ -25,6 +27,25 @@ class MessageTooLargeError(ProtocolError):
 
 class IncompleteMessageError(ProtocolError):
     """The peer finished in the middle of a message."""
+
+
+class InvalidMessageError(ProtocolError):
+    """The peer sent a whole frame, and what is in it is no message: see `Codec.map`.
+
+    The frame has been consumed, so whoever receives may answer it and go on: the next
+    `Connection.receive` returns the next message.
+    """
+
+    reason: str
+    """What is wrong, and where in the message, on one line of reasonable length."""
+
+    frame: Any
+    """All of what came, as the inner codec received it; mostly `bytes` or `str`."""
+
+    def __init__(self, *args: object, reason: str = "", frame: Any = None) -> None:
+        super().__init__(*args)
+        self.reason = reason
+        self.frame = frame
 
 
 class EncodeError(BytetalkError):

@@ -29,6 +29,9 @@ nitpicky = True
 nitpick_ignore = [  # names that stand in signatures, and mean something to a type checker only
     ("py:class", "SendT"),
     ("py:class", "ReceiveT"),
+    ("py:class", "NewSendT"),
+    ("py:class", "NewReceiveT"),
+    ("py:class", "TypeForm"),
     ("py:class", "Overflow"),
 ]
 highlight_language = "python"

@@ -1,0 +1,225 @@
+"""Messages on top of frames: what `Codec.map` and its kin return.
+
+Each is a codec around another, and its reader and writer are around the other's. A reader has the
+inner one take a frame off the buffer, and converts that; so the frame is consumed whatever comes of
+the conversion, and what is wrong with one message does not concern the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+
+import attrs
+
+from ._buffer import ReceiveBuffer
+from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, ReceiveT, SendT, Writer
+from ._errors import EncodeError, InvalidMessageError
+
+# What a message may make a conversion raise: with numbers too large or nesting too deep, Python's
+# own functions raise the latter two.
+_INVALID: Final = (ValueError, OverflowError, RecursionError)
+_CANNOT_BE_SENT: Final = (TypeError, *_INVALID)
+
+# How much of a frame, and of the reason that a conversion gives, an error's text shows: a few lines
+# of a log. Both may be the peer's words.
+_FRAME_SHOWN: Final = 60
+_REASON_SHOWN: Final = 300
+
+
+def invalid_message(frame: Any, why: object) -> InvalidMessageError:
+    """The error for a frame that a peer has sent: its text is short, and printable."""
+    reason = _in_short(str(why), _REASON_SHOWN)
+    if isinstance(frame, bytes | bytearray | memoryview | str):
+        some = frame[:_FRAME_SHOWN]
+        shown = repr(some if isinstance(some, str) else bytes(some))
+        if len(frame) > len(some):
+            unit = "characters" if isinstance(frame, str) else "bytes"
+            shown += f" and so on, {len(frame)} {unit} in all"
+    else:
+        shown = _in_short(repr(frame), _FRAME_SHOWN)
+    return InvalidMessageError(
+        f"the peer sent a message that is not valid: {reason}; it is {shown}",
+        reason=reason,
+        frame=frame,
+    )
+
+
+def _in_short(text: str, most: int) -> str:
+    """One printable line. What is left out of a long one is its middle: both ends say more."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+@attrs.define(eq=False)
+class MappedReader(Reader[ReceiveT]):
+    """A reader that converts what another one receives; that of `Codec.map`, for example."""
+
+    inner: Reader[Any]
+    """The other one. Its settings, as ``max_size``, may be changed as ever."""
+
+    convert: Callable[[Any], ReceiveT]
+    """What makes a message of a frame."""
+
+    errors: tuple[type[Exception], ...] = _INVALID
+    """What ``convert`` raises for a frame that is no message."""
+
+    def decode(self, buffer: ReceiveBuffer) -> ReceiveT | Literal[NeedData.NEED_DATA]:
+        frame = self.inner.decode(buffer)
+        if frame is NEED_DATA:
+            return NEED_DATA
+        try:
+            return self.convert(frame)
+        except self.errors as error:
+            raise invalid_message(frame, error) from error
+
+    def decode_eof(self, buffer: ReceiveBuffer) -> ReceiveT | Literal[NeedData.NEED_DATA]:
+        frame = self.inner.decode_eof(buffer)
+        if frame is NEED_DATA:
+            return NEED_DATA
+        try:
+            return self.convert(frame)
+        except self.errors as error:
+            raise invalid_message(frame, error) from error
+
+
+@attrs.define(eq=False)
+class MappedWriter(Writer[SendT]):
+    """A writer that converts what another one is to send; that of `Codec.map`, for example."""
+
+    inner: Writer[Any]
+    """The other one. Its settings, as ``max_size``, may be changed as ever."""
+
+    convert: Callable[[SendT], Any]
+    """What makes a frame of a message."""
+
+    errors: tuple[type[Exception], ...] = _CANNOT_BE_SENT
+    """What ``convert`` raises for a message that cannot be sent."""
+
+    @property
+    def stateful(self) -> bool:  # type: ignore[override]  # each instance has its inner one's
+        """Whether the inner writer is."""
+        return self.inner.stateful
+
+    def encode(self, message: SendT) -> Buffer | Sequence[Buffer]:
+        try:
+            frame = self.convert(message)
+        except self.errors as error:
+            raise EncodeError(
+                f"a message of type {type(message).__name__} cannot be sent: "
+                f"{_in_short(str(error), _REASON_SHOWN)}"
+            ) from error
+        return self.inner.encode(frame)
+
+
+def _function(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{attribute.name} must be a function of one message, not {value!r}")
+
+
+# In the classes below, what may be unhashable is left out of the hash: types (Annotated ones, for
+# example) and callable objects. Equal codecs still have equal hashes, which is all that it takes.
+
+
+@attrs.frozen
+class Mapped(Codec[SendT, ReceiveT]):
+    """What `Codec.map` returns."""
+
+    inner: Codec[Any, Any]
+    decode: Callable[[Any], ReceiveT] | None = attrs.field(validator=_function, hash=False)
+    encode: Callable[[SendT], Any] | None = attrs.field(validator=_function, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.decode is None and self.encode is None:
+            raise TypeError("map() needs a function for decode, encode, or both")
+
+    def reader(self) -> Reader[ReceiveT]:
+        reader = self.inner.reader()
+        return reader if self.decode is None else MappedReader(reader, self.decode)
+
+    def writer(self) -> Writer[SendT]:
+        writer = self.inner.writer()
+        return writer if self.encode is None else MappedWriter(writer, self.encode)
+
+
+def _encoding(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} must be the name of a text encoding, not {value!r}")
+    try:
+        "".encode(value)
+    except (LookupError, ValueError) as error:  # the latter for what can encode nothing
+        raise ValueError(f"{attribute.name} must name a text encoding: {error}") from None
+
+
+@attrs.frozen
+class Text(Codec[str, str]):
+    """What `Codec.text` returns."""
+
+    inner: Codec[bytes, bytes]
+    encoding: str = attrs.field(validator=_encoding)
+
+    def reader(self) -> MappedReader[str]:
+        encoding = self.encoding
+        return MappedReader(self.inner.reader(), lambda frame: frame.decode(encoding))
+
+    def writer(self) -> MappedWriter[str]:
+        encoding = self.encoding
+        return MappedWriter(self.inner.writer(), lambda message: str.encode(message, encoding))
+
+
+@attrs.frozen
+class Typed(Codec[SendT, ReceiveT]):
+    """What `Codec.json` and `Codec.msgpack` return."""
+
+    inner: Codec[Any, Any]
+    notation: Literal["json", "msgpack"]
+    receive: Any = attrs.field(hash=False)
+    send: Any = attrs.field(hash=False)
+    # msgspec's, made once: they have no state, and what they are made of is above.
+    _decode: Callable[[Any], ReceiveT] = attrs.field(init=False, eq=False, repr=False)
+    _encode: Callable[[SendT], Any] = attrs.field(init=False, eq=False, repr=False)
+
+    @_decode.default
+    def _make_decode(self) -> Any:
+        return getattr(_msgspec(self.notation), self.notation).Decoder(self.receive).decode
+
+    @_encode.default
+    def _make_encode(self) -> Any:
+        encode = getattr(_msgspec(self.notation), self.notation).Encoder().encode
+        if self.notation == "json" and _sends_text(self.inner):
+            return lambda message: encode(message).decode()
+        return encode
+
+    def __reduce__(self) -> Any:
+        return Typed, (self.inner, self.notation, self.receive, self.send)
+
+    def reader(self) -> MappedReader[ReceiveT]:
+        # A TypeError is what msgspec raises for a set of what cannot be in one.
+        return MappedReader(self.inner.reader(), self._decode, (TypeError, *_INVALID))
+
+    def writer(self) -> MappedWriter[SendT]:
+        errors = (_msgspec(self.notation).MsgspecError, *_CANNOT_BE_SENT)
+        return MappedWriter(self.inner.writer(), self._encode, errors)
+
+
+def _msgspec(method: str) -> Any:
+    try:
+        import msgspec
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{method}() needs msgspec: pip install "trio-bytetalk[msgspec]"', name="msgspec"
+        ) from error
+    return msgspec
+
+
+def _sends_text(codec: Codec[Any, Any]) -> bool:
+    """Whether messages of ``codec`` are str rather than bytes.
+
+    A type says that to the type checker only, so a writer is asked, one that no connection has.
+    """
+    try:
+        codec.writer().encode("{}")
+    except Exception:  # noqa: BLE001 - whatever a user's writer raises for what it does not take
+        return False
+    return True
