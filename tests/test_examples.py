@@ -511,3 +511,31 @@ async def test_demo_refuses_a_number_that_is_none() -> None:
     outcome = await run("demo.py", "--clients", "many")
     assert outcome.code == 2
     assert outcome.errors.endswith("error: argument --clients: 'many' is not a number from 0 on\n")
+
+
+# -- typed_messages.py
+
+
+async def test_typed_messages_are_checked_and_wrong_ones_answered() -> None:
+    outcome = await run("typed_messages.py")
+    assert outcome.code == 0
+    assert outcome.errors == ""
+    sent, answers = outcome.lines[::2], [line.strip() for line in outcome.lines[1::2]]
+    assert sent[:4] == [
+        "Order(number=1, item='cup', count=6)",
+        "Order(number=2, item='saucer', count=1)",
+        "Cancellation(number=1)",
+        "Cancellation(number=1)",
+    ]
+    assert answers[:4] == [
+        "Receipt(number=1, total=36.0)",
+        "Refusal(reason='there is no saucer')",
+        "Receipt(number=1, total=-36.0)",
+        "Refusal(reason='there is no order 1')",
+    ]
+    good, wrong_type, wrong_tag, no_json, good_again = answers[4:]
+    assert good == '{"type":"receipt","number":1,"total":24.5}'
+    for refusal, where in ((wrong_type, "`$.count`"), (wrong_tag, "`$.type`"), (no_json, "byte 0")):
+        assert refusal.startswith('{"type":"refusal","reason":"')
+        assert where in refusal
+    assert good_again == '{"type":"receipt","number":3,"total":49.0}'
