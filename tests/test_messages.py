@@ -717,12 +717,6 @@ async def test_handler_answers_what_is_not_valid_and_goes_on(
 
 
 async def test_hooks_go_on_too_with_a_handler_that_receives_for_them() -> None:
-    server: Server[str, Order] = Server(codec=LengthPrefixed().json(Order, send=str))
-
-    @server.on_message
-    async def confirm(connection: Connection[str, Order], order: Order) -> None:
-        await connection.send(f"order {order.id}")
-
     async def receive_all(connection: Connection[str, Order]) -> None:
         while True:
             try:
@@ -732,7 +726,12 @@ async def test_hooks_go_on_too_with_a_handler_that_receives_for_them() -> None:
             except InvalidMessageError as error:
                 await connection.send(error.reason)
 
-    server.handler = receive_all
+    server = Server(receive_all, codec=LengthPrefixed().json(Order, send=str))
+
+    @server.on_message
+    async def confirm(connection: Connection[str, Order], order: Order) -> None:
+        await connection.send(f"order {order.id}")
+
     async with open_memory_connection(server) as connection:
         client: Connection[Order, str] = connection.use(LengthPrefixed().json(str, send=Order))
         await send_raw(client, *PAYLOADS)
