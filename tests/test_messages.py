@@ -492,6 +492,11 @@ def test_json_is_text_where_the_inner_codec_has_text() -> None:
     assert encoded(LastLine().json(), [1]) == b"[1]\n"
 
 
+def test_messagepack_is_never_text() -> None:
+    with pytest.raises(EncodeError, match=r"^Lines sends str, not bytes$"):
+        encoded(Lines().msgpack(), 1)  # type: ignore[misc]  # which is the mistake
+
+
 def test_json_in_text_of_another_encoding() -> None:
     codec = Lines(encoding="latin-1").json()
     assert encoded(codec, "é") == b'"\xe9"\n'
@@ -567,6 +572,7 @@ def test_codecs_that_differ_in_anything_are_not_equal() -> None:
         LengthPrefixed(2).json(Order),
         LengthPrefixed().json(Cancel),
         LengthPrefixed().json(Order, send=Cancel),
+        LengthPrefixed().json(Cancel, send=Order),
         LengthPrefixed().msgpack(Order),
         LengthPrefixed().json(),
     ]
