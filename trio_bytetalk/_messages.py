@@ -194,13 +194,17 @@ class Typed(Codec[SendT, ReceiveT]):
     def __reduce__(self) -> Any:
         return Typed, (self.inner, self.notation, self.receive, self.send)
 
+    @property
+    def _errors(self) -> tuple[type[Exception], ...]:
+        # Not all of msgspec's own are ValueErrors, and in old versions none is. A TypeError is what
+        # it raises for a message that it cannot encode, and for a set of what cannot be in one.
+        return (_msgspec(self.notation).MsgspecError, *_CANNOT_BE_SENT)
+
     def reader(self) -> MappedReader[ReceiveT]:
-        # A TypeError is what msgspec raises for a set of what cannot be in one.
-        return MappedReader(self.inner.reader(), self._decode, (TypeError, *_INVALID))
+        return MappedReader(self.inner.reader(), self._decode, self._errors)
 
     def writer(self) -> MappedWriter[SendT]:
-        errors = (_msgspec(self.notation).MsgspecError, *_CANNOT_BE_SENT)
-        return MappedWriter(self.inner.writer(), self._encode, errors)
+        return MappedWriter(self.inner.writer(), self._encode, self._errors)
 
 
 def _msgspec(method: str) -> Any:
