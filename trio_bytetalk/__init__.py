@@ -13,6 +13,14 @@ from ._connection import (
     MessageTimeoutError,
     QueueFullError,
 )
+from ._decimal_prefixed import (
+    Netstring,
+    NetstringReader,
+    NetstringWriter,
+    OctetCounted,
+    OctetCountedReader,
+    OctetCountedWriter,
+)
 from ._delimited import (
     Delimited,
     DelimitedReader,
@@ -45,6 +53,7 @@ from ._limits import LimitOptions, Limits
 from ._messages import MappedReader, MappedWriter
 from ._server import BroadcastResult, Handler, Server, ServerStatistics
 from ._transport import GivenUpError, SendTimeoutError
+from ._varint_prefixed import VarintPrefixed, VarintPrefixedReader, VarintPrefixedWriter
 
 __version__ = "0.1.0"
 
@@ -89,6 +98,12 @@ __all__ = [
     "MessageTooLargeError",
     "MessageWritten",
     "NeedData",
+    "Netstring",
+    "NetstringReader",
+    "NetstringWriter",
+    "OctetCounted",
+    "OctetCountedReader",
+    "OctetCountedWriter",
     "ProtocolError",
     "QueueFullError",
     "Reader",
@@ -98,6 +113,9 @@ __all__ = [
     "ServerStatistics",
     "Subscription",
     "SubscriptionOverflowError",
+    "VarintPrefixed",
+    "VarintPrefixedReader",
+    "VarintPrefixedWriter",
     "Writer",
     "open_connection",
     "open_tcp_connection",
