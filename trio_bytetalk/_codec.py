@@ -222,6 +222,8 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
           send: The type of the messages sent, if it is another one. This is for the type checker:
               what is sent is not compared with it.
 
+        Whether frames are text is found out once, here, by having a new writer encode ``"{}"``.
+
         Raises:
           ModuleNotFoundError: without msgspec: ``pip install "trio-bytetalk[msgspec]"``.
           TypeError: if msgspec does not support the type.
