@@ -248,7 +248,7 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
     def msgpack(
         self: Codec[Any, Any], receive: Any = Any, /, *, send: Any = None
     ) -> Codec[Any, Any]:
-        """MessagePack in each of this codec's frames, which are bytes; otherwise as `Codec.json`."""
+        """MessagePack in each of this codec's frames, which are bytes; else as `Codec.json`."""
         from ._messages import Typed
 
         return Typed(self, "msgpack", receive, receive if send is None else send)
