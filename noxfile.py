@@ -89,6 +89,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, and that they cover everything; or, with arguments, what pytest makes of those."""
     install(session, "-e", ".[test]")
+    session.run("python", "tests/peers/install.py")
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs)
         return
