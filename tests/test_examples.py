@@ -128,7 +128,7 @@ def untrusting() -> ssl.SSLContext:
 # -- what all servers have in common
 
 
-@pytest.mark.parametrize("name", [*SERVERS, "demo.py"])
+@pytest.mark.parametrize("name", [*SERVERS, "demo.py", "mqtt_broker.py"])
 async def test_a_port_in_use_gives_one_clear_line(name: str) -> None:
     async with taken_port() as port:
         outcome = await run(name, "--port", port)
