@@ -14,6 +14,7 @@ from trio_bytetalk import (
     Delimited,
     EncodeError,
     IncompleteMessageError,
+    InvalidMessageError,
     Lines,
     MessageTooLargeError,
     ProtocolError,
@@ -380,7 +381,7 @@ def test_any_cutting_of_any_bytes_gives_the_same_lines_or_the_same_error(
         try:
             messages.append(line.decode())
         except UnicodeDecodeError:
-            error = ProtocolError
+            error = InvalidMessageError
             break
     else:
         if len(rest) > max_size + 1:  # one byte of it may be the carriage return
@@ -465,10 +466,12 @@ def test_line_that_is_not_in_the_encoding_is_told_of_and_passed_over(front: byte
     buffer = ReceiveBuffer()
     buffer.feed(front)
     assert reader.decode(buffer) is NEED_DATA
-    buffer.feed(b"caf\xe9!\ngood\n"[len(front) :])
-    with pytest.raises(ProtocolError) as caught:
+    buffer.feed(b"caf\xe9!\r\ngood\n"[len(front) :])
+    with pytest.raises(InvalidMessageError) as caught:
         reader.decode(buffer)
     assert "the peer sent a line that is not utf-8" in str(caught.value)
+    assert caught.value.reason.startswith("not utf-8: ")
+    assert caught.value.frame == b"caf\xe9!"
     assert "0xe9 in position 3" in str(caught.value)
     assert "the setting is encoding" in str(caught.value)
     assert reader.decode(buffer) == "good"

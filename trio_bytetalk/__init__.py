@@ -1,6 +1,7 @@
 """Message networking for Trio: servers and clients that exchange messages over byte streams."""
 
 from ._buffer import ReceiveBuffer
+from ._chunks import Chunks, ChunksReader, ChunksWriter
 from ._client import open_connection, open_tcp_connection, open_unix_connection
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer
 from ._compression import CompressedReader, CompressedWriter
@@ -13,6 +14,7 @@ from ._connection import (
     MessageTimeoutError,
     QueueFullError,
 )
+from ._content_length import ContentLength, ContentLengthReader, ContentLengthWriter
 from ._decimal_prefixed import (
     Netstring,
     NetstringReader,
@@ -48,20 +50,36 @@ from ._events import (
     Subscription,
     SubscriptionOverflowError,
 )
+from ._fixed_size import (
+    FixedSize,
+    FixedSizeReader,
+    FixedSizeWriter,
+    Structs,
+    StructsReader,
+    StructsWriter,
+)
 from ._length_prefixed import LengthPrefixed, LengthPrefixedReader, LengthPrefixedWriter
 from ._limits import LimitOptions, Limits
 from ._messages import MappedReader, MappedWriter
 from ._server import BroadcastResult, Handler, Server, ServerStatistics
+from ._stuffed import COBS, SLIP, COBSReader, COBSWriter, SLIPReader, SLIPWriter
 from ._transport import GivenUpError, SendTimeoutError
 from ._varint_prefixed import VarintPrefixed, VarintPrefixedReader, VarintPrefixedWriter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "COBS",
     "NEED_DATA",
+    "SLIP",
     "BroadcastResult",
     "Buffer",
     "BytetalkError",
+    "COBSReader",
+    "COBSWriter",
+    "Chunks",
+    "ChunksReader",
+    "ChunksWriter",
     "ClientConnected",
     "ClientDisconnected",
     "CloseReason",
@@ -70,12 +88,18 @@ __all__ = [
     "CompressedWriter",
     "Connection",
     "ConnectionStatistics",
+    "ContentLength",
+    "ContentLengthReader",
+    "ContentLengthWriter",
     "Delimited",
     "DelimitedReader",
     "DelimitedWriter",
     "EncodeError",
     "Event",
     "EventEmitter",
+    "FixedSize",
+    "FixedSizeReader",
+    "FixedSizeWriter",
     "GivenUpError",
     "Handler",
     "HandshakeTimeoutError",
@@ -108,9 +132,14 @@ __all__ = [
     "QueueFullError",
     "Reader",
     "ReceiveBuffer",
+    "SLIPReader",
+    "SLIPWriter",
     "SendTimeoutError",
     "Server",
     "ServerStatistics",
+    "Structs",
+    "StructsReader",
+    "StructsWriter",
     "Subscription",
     "SubscriptionOverflowError",
     "VarintPrefixed",

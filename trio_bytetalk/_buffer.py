@@ -33,7 +33,7 @@ _GATHER_SIZE = 64 * 1024
 class _Search(NamedTuple):
     """How far a search of a `ReceiveBuffer` came that found nothing."""
 
-    sought: bytes | re.Pattern[bytes]
+    delimiter: bytes | re.Pattern[bytes]
     start: int  # that of the buffer; a search that began elsewhere is of no use
     chunk: int  # the one to go on in: 0 is the front
     offset: int  # in that chunk
@@ -179,7 +179,7 @@ class ReceiveBuffer:
         """
         start = self.start
         search = self._search
-        if search is not None and search.start == start and search.sought == delimiter:
+        if search is not None and search.start == start and search.delimiter == delimiter:
             _, _, index, offset, searched, tail = search
         else:
             index, offset, searched, tail = 0, start, 0, b""
@@ -216,7 +216,7 @@ class ReceiveBuffer:
         """
         start = self.start
         search = self._search
-        if search is not None and search.start == start and search.sought is pattern:
+        if search is not None and search.start == start and search.delimiter is pattern:
             _, _, index, offset, searched, tail = search
         else:
             index, offset, searched, tail = 0, start, 0, b""

@@ -10,7 +10,7 @@ import attrs
 
 from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
-from ._errors import EncodeError, MessageTooLargeError, ProtocolError
+from ._errors import EncodeError, InvalidMessageError, MessageTooLargeError
 from ._validators import whole_number
 
 # Both readers begin with a fast path: one search of the buffer's front, which is all that a burst
@@ -225,10 +225,11 @@ class LinesReader(Reader[str]):
                 end -= 1
             if 0 <= end - begin <= self.max_size:
                 buffer.start = newline + 1
+                line = data[begin:end]
                 try:
-                    return data[begin:end].decode(self.encoding)
+                    return line.decode(self.encoding)
                 except UnicodeError as error:
-                    raise self._undecodable(error) from None
+                    raise self._undecodable(line, error) from None
         return self._decode(buffer)
 
     def _decode(self, buffer: ReceiveBuffer) -> str | Literal[NeedData.NEED_DATA]:
@@ -244,16 +245,20 @@ class LinesReader(Reader[str]):
             )
         if length < 0:
             return NEED_DATA
-        line = cast(bytes, buffer.take(length))  # not None: so many bytes were searched
+        # Not None: so many bytes were searched.
+        line = cast(bytes, buffer.take(length)).removesuffix(b"\r")
         buffer.skip(1)
         try:
-            return line.removesuffix(b"\r").decode(self.encoding)
+            return line.decode(self.encoding)
         except UnicodeError as error:
-            raise self._undecodable(error) from None
+            raise self._undecodable(line, error) from None
 
-    def _undecodable(self, error: UnicodeError) -> ProtocolError:
-        return ProtocolError(
-            f"the peer sent a line that is not {self.encoding}: {error}; the setting is encoding"
+    def _undecodable(self, line: bytes, error: UnicodeError) -> InvalidMessageError:
+        reason = f"not {self.encoding}: {error}"
+        return InvalidMessageError(
+            f"the peer sent a line that is {reason}; the setting is encoding",
+            reason=reason,
+            frame=line,
         )
 
 
@@ -307,7 +312,7 @@ class Lines(Codec[str, str]):
 
     Args:
       encoding: A text encoding that writes newlines as ASCII does; UTF-8 (RFC 3629) by default.
-          A line that is not in it is a `ProtocolError`.
+          A line that is not in it is an `InvalidMessageError`, and receiving can go on behind it.
       newline: What ends a sent line: ``b"\n"`` or ``b"\r\n"`` (as RFC 5321 and others demand).
       max_size: The largest line accepted and sent, in bytes of its encoding, without the newline.
 

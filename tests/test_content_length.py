@@ -1,0 +1,315 @@
+"""`ContentLength`: headers of all kinds, in any pieces, and those that are none."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+from driving import Outcome, cut, cuts, joined, read_all
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_bytetalk import (
+    NEED_DATA,
+    ContentLength,
+    EncodeError,
+    IncompleteMessageError,
+    MessageTooLargeError,
+    ProtocolError,
+    ReceiveBuffer,
+)
+from trio_bytetalk.testing import connection_pair
+
+# Headers that are right for a message of five bytes; the first is the readers' fast path.
+HEADERS = [
+    b"Content-Length: 5\r\n",
+    b"content-length: 5\r\n",
+    b"CONTENT-LENGTH:5\r\n",
+    b"Content-Length: 00000000000000000005\r\n",
+    b"Content-Length:\t  5 \t\r\n",
+    b"Content-Length: 5\r\nContent-Type: application/vscode-jsonrpc; charset=utf-8\r\n",
+    b"Content-Type: application/vscode-jsonrpc; charset=utf8\r\nContent-Length: 5\r\n",
+    b"X-Empty:\r\n!#$%&'*+-.^_`|~: 9\r\nContent-Length: 5\r\nContent-Lengths: 6\r\nA: b: c\r\n",
+]
+
+
+def cuttings(stream: bytes, sizes: list[int]) -> list[list[bytes]]:
+    return [[stream], cut(stream, sizes), cut(stream, [1] * len(stream))]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(HEADERS), st.binary(min_size=5, max_size=5)), max_size=5),
+    cuts(),
+)
+def test_any_header_in_any_pieces(frames: list[tuple[bytes, bytes]], sizes: list[int]) -> None:
+    stream = b"".join(header + b"\r\n" + message for header, message in frames)
+    expected = Outcome([message for _, message in frames])
+    for pieces in cuttings(stream, sizes):
+        assert read_all(ContentLength().reader(), pieces) == expected
+        assert read_all(ContentLength().reader(), pieces, patient=True) == expected
+
+
+# Of the parts of headers, so that many are nearly right.
+PARTS = st.sampled_from(
+    [b"Content-Length", b": ", b":", b"0", b"3", b"7", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"abc"]
+)
+
+
+@given(
+    st.lists(PARTS | st.binary(max_size=2) | st.sampled_from(HEADERS), max_size=12).map(b"".join),
+    cuts(),
+)
+def test_any_cutting_of_any_bytes_gives_the_same_messages_or_the_same_error(
+    stream: bytes, sizes: list[int]
+) -> None:
+    codec = ContentLength(6, max_header_size=60)
+    expected = read_all(codec.reader(), [stream])
+    for pieces in cuttings(stream, sizes):
+        assert read_all(codec.reader(), pieces) == expected
+        assert read_all(codec.reader(), pieces, patient=True) == expected
+
+
+@given(st.lists(st.binary(max_size=200)), cuts())
+def test_what_is_written_is_read(messages: list[bytes], sizes: list[int]) -> None:
+    codec = ContentLength()
+    stream = b"".join(joined(codec.writer().encode(message)) for message in messages)
+    for pieces in cuttings(stream, sizes):
+        assert read_all(codec.reader(), pieces) == Outcome(messages)
+
+
+def test_what_a_language_client_sends_first() -> None:
+    request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"processId": None}}
+    message = json.dumps(request).encode()
+    frame = joined(ContentLength().writer().encode(message))
+    assert frame == b"Content-Length: 82\r\n\r\n" + message
+    assert read_all(ContentLength().reader(), [frame]) == Outcome([message])
+
+
+def test_large_message_is_sent_as_it_is_and_a_small_one_in_one_piece_with_its_header() -> None:
+    writer = ContentLength().writer()
+    large = b"." * 4096
+    assert writer.encode(large)[1] is large
+    assert writer.encode(large[1:]) == b"Content-Length: 4095\r\n\r\n" + large[1:]
+
+
+@pytest.mark.parametrize("length", [4095, 4096, 70_000])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_large_message_survives(length: int, kind: type) -> None:
+    message = (bytes(range(256)) * 300)[:length]
+    stream = joined(ContentLength().writer().encode(kind(message)))
+    for sizes in ([], [5], [24], [26], [5, 21, 4096], [1000] * 80):
+        assert read_all(ContentLength().reader(), cut(stream, sizes)) == Outcome([message])
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+@pytest.mark.parametrize("length", [3, 5000])
+def test_message_that_its_owner_changes_after_sending_is_sent_as_it_was(
+    kind: type, length: int
+) -> None:
+    data = bytearray(b"a" * length)
+    encoded = ContentLength().writer().encode(kind(data))
+    data[:] = b"b" * length
+    assert joined(encoded).endswith(b"\r\n\r\n" + b"a" * length)
+
+
+# -- headers that are none
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (b"", "an empty line; expected is a header"),
+        (b"Content-Type: text/plain\r\n", "a header without Content-Length"),
+        (b"Content-Length: 5\r\nContent-Length: 5\r\n", "a header with two Content-Length fields"),
+        (b"Content-Length: 5\r\ncontent-length: 6\r\n", "a header with two Content-Length fields"),
+        (b"Content-Length:\r\n", "Content-Length b''; expected is a number"),
+        (b"Content-Length: -5\r\n", "Content-Length b'-5'; expected is a number"),
+        (b"Content-Length: +5\r\n", r"Content-Length b'\+5'; expected is a number"),
+        (b"Content-Length: 1 5\r\n", "Content-Length b'1 5'; expected is a number"),
+        (b"Content-Length: 1_5\r\n", "Content-Length b'1_5'; expected is a number"),
+        (b"Content-Length: 0x5\r\n", "Content-Length b'0x5'; expected is a number"),
+        (b"Content-Length: 5, 5\r\n", "Content-Length b'5, 5'; expected is a number"),
+        (b"Content-Length: 5.0\r\n", "Content-Length b'5.0'; expected is a number"),
+        (b"Content-Length: " + b"0" * 20 + b"5\r\n", r"Content-Length b'0+5'; .* 20 at the most"),
+        (b"Content-Length: " + b"9" * 1000 + b"\r\n", r"Content-Length b'9+; .* 20 at the most"),
+        ("Content-Length: \N{ARABIC-INDIC DIGIT FIVE}\r\n".encode(), "in ASCII"),
+        (b"Content-Length: \xb5\r\n", "in ASCII"),
+        (b"X: caf\xe9\r\nContent-Length: 5\r\n", "in ASCII"),
+        (b"X: \0\r\nContent-Length: 5\r\n", "in ASCII"),
+        (b"X: \x7f\r\nContent-Length: 5\r\n", "in ASCII"),
+        (b"X: y\nContent-Length: 5\r\n", "a name, a colon and a value"),
+        (b"X: y\rContent-Length: 5\r\n", "a name, a colon and a value"),
+        (b"Content-Length: 5\r\n more\r\n", "b' more' in a header; expected is a name"),
+        (b"Content-Length : 5\r\n", "b'Content-Length : 5' in a header"),
+        (b" Content-Length: 5\r\n", "b' Content-Length: 5' in a header"),
+        (b"Content-Length\r\n", "b'Content-Length' in a header"),
+        (b": 5\r\n", "b': 5' in a header"),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\n", "b'GET / HTTP/1.1' in a header"),
+    ],
+)
+def test_header_that_is_not_right(header: bytes, why: str) -> None:
+    stream = header + b"\r\nhello" + b"Content-Length: 5\r\n\r\nhello"
+    for pieces in cuttings(stream, [30]):
+        assert read_all(ContentLength().reader(), pieces) == Outcome([], ProtocolError)
+    reader = ContentLength().reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(stream)
+    for _ in range(2):  # nothing is consumed, so it does not go away
+        with pytest.raises(ProtocolError, match=f"^the peer sent .*{why}"):
+            reader.decode(buffer)
+    assert buffer.take(len(stream)) == stream
+
+
+def test_error_for_a_long_line_is_short() -> None:
+    buffer = ReceiveBuffer()
+    buffer.feed(b"x" * 4000 + b"\r\n\r\n")
+    with pytest.raises(ProtocolError) as caught:
+        ContentLength().reader().decode(buffer)
+    assert len(str(caught.value)) < 250
+
+
+# -- limits
+
+
+@pytest.mark.parametrize("more", [b"", b"X: y\r\n"])
+def test_header_of_max_header_size_is_accepted_and_one_byte_more_is_not(more: bytes) -> None:
+    for size, accepted in ((50, True), (51, False)):
+        lines = b"Content-Length: 5\r\n" + more
+        header = lines + b"Y: " + b"z" * (size - len(lines) - 7) + b"\r\n\r\n"
+        assert len(header) == size
+        for pieces in cuttings(header + b"hello", [20]):
+            outcome = read_all(ContentLength(max_header_size=50).reader(), pieces)
+            assert outcome == (
+                Outcome([b"hello"]) if accepted else Outcome([], MessageTooLargeError)
+            )
+
+
+def test_header_that_cannot_end_in_time_is_refused_before_it_does() -> None:
+    reader = ContentLength(max_header_size=50).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"." * 49)
+    assert reader.decode(buffer) is NEED_DATA
+    buffer.feed(b".")
+    with pytest.raises(MessageTooLargeError) as caught:
+        reader.decode(buffer)
+    assert str(caught.value) == (
+        "the peer sent a header of 51 bytes or more; max_header_size allows 50 bytes"
+    )
+
+
+@pytest.mark.parametrize("with_more", [b"", b"abcd", b"abcdefgh"])
+@pytest.mark.parametrize("field", [b"Content-Length: 4\r\n", b"content-length:  4\r\n"])
+def test_announced_message_over_max_size_is_refused_when_its_header_is_there(
+    field: bytes, with_more: bytes
+) -> None:
+    stream = field + b"\r\n" + with_more
+    buffer = ReceiveBuffer()
+    buffer.feed(b"Content-Length: 3\r\n\r\nyes" + stream)
+    reader = ContentLength(3).reader()
+    assert reader.decode(buffer) == b"yes"
+    for _ in range(2):
+        with pytest.raises(MessageTooLargeError) as caught:
+            reader.decode(buffer)
+    assert str(caught.value) == "the peer announced a message of 4 bytes; max_size allows 3 bytes"
+    assert buffer.take(len(stream)) == stream
+
+
+def test_no_memory_is_taken_for_what_is_only_announced() -> None:
+    reader = ContentLength(10**20).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"Content-Length: %d\r\n\r\nand so on" % (10**20 - 1))
+    tracemalloc.start()
+    try:
+        assert reader.decode(buffer) is NEED_DATA
+        assert tracemalloc.get_traced_memory()[1] < 50_000
+    finally:
+        tracemalloc.stop()
+    assert buffer.wanted == 40 + 10**20 - 1
+
+
+def test_limits_may_be_changed_between_two_messages() -> None:
+    codec = ContentLength(1)
+    reader, writer = codec.reader(), codec.writer()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"Content-Length: 1\r\n\r\naContent-Length: 2\r\n\r\nbcContent-Length: 1\r\n\r\nd")
+    assert reader.decode(buffer) == b"a"
+    reader.max_size = writer.max_size = 2
+    assert reader.decode(buffer) == b"bc"
+    assert joined(writer.encode(b"bc")) == b"Content-Length: 2\r\n\r\nbc"
+    reader.max_header_size = 20
+    with pytest.raises(MessageTooLargeError, match="21 bytes; max_header_size allows 20 bytes"):
+        reader.decode(buffer)
+    reader.max_header_size = 21
+    assert reader.decode(buffer) == b"d"
+
+
+def test_message_over_max_size_is_not_sent() -> None:
+    with pytest.raises(EncodeError, match="4 bytes; max_size allows 3 bytes"):
+        ContentLength(3).writer().encode(b"abcd")
+
+
+# -- reading
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted"),
+    [(b"", 1), (b"\r", 2), (b"Content-Le", 11), (b"Content-Length: 5\r\n\r\nhi", 26)],
+)
+def test_what_is_not_whole_stays_for_another_reader(held: bytes, wanted: int) -> None:
+    buffer = ReceiveBuffer()
+    buffer.feed(held)
+    assert ContentLength().reader().decode(buffer) is NEED_DATA
+    assert buffer.wanted == wanted
+    assert buffer.take(len(held)) == held
+
+
+@pytest.mark.parametrize("size", range(1, len(b"Content-Length: 5\r\n\r\nhello")))
+def test_message_that_is_cut_off_is_incomplete(size: int) -> None:
+    stream = b"Content-Length: 5\r\n\r\nhello"[:size]
+    assert read_all(ContentLength().reader(), [stream]) == Outcome([], IncompleteMessageError)
+
+
+# -- what cannot be sent
+
+
+@pytest.mark.parametrize("message", ["text", None, {"jsonrpc": "2.0"}])
+def test_message_of_the_wrong_type(message: Any) -> None:
+    with pytest.raises(EncodeError, match=f"^ContentLength sends .*{type(message).__name__}$"):
+        ContentLength().writer().encode(message)
+
+
+async def test_connection_is_usable_after_a_message_that_cannot_be_sent() -> None:
+    left, right = connection_pair(ContentLength(4))
+    async with left, right:
+        for message in (b"12345", "text"):
+            with pytest.raises(EncodeError):
+                await left.send(message)  # type: ignore[arg-type]  # which is the mistake
+        await left.send(b"good")
+        assert await right.receive() == b"good"
+
+
+# -- settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "error"),
+    [
+        ("max_size", -1, ValueError),
+        ("max_size", None, TypeError),
+        ("max_header_size", 39, ValueError),
+        ("max_header_size", 1e6, TypeError),
+    ],
+)
+def test_wrong_setting_is_named(setting: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"^{setting} must be .*not .*$"):
+        ContentLength(**{setting: value})
+
+
+def test_settings_that_are_not_given() -> None:
+    assert ContentLength() == ContentLength(1_048_576, max_header_size=4096)
+    assert ContentLength() != ContentLength(max_header_size=100)
+    assert hash(ContentLength()) == hash(ContentLength())
+    with pytest.raises(TypeError, match="positional"):
+        ContentLength(1, 100)  # type: ignore[call-arg]  # which is the mistake
