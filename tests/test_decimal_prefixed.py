@@ -173,6 +173,22 @@ def test_a_netstring_without_its_comma_is_not_whole() -> None:
     assert buffer.take(1) == b"4"
 
 
+@pytest.mark.parametrize(("kind", "chunk"), [(Netstring, 2**21), (OctetCounted, 2**16)])
+def test_large_payload_is_copied_but_once(kind: type[AnyCodec], chunk: int) -> None:
+    stream = framed(kind, bytes(2**20))
+    buffer = ReceiveBuffer()
+    for piece in cut(stream, [chunk] * (len(stream) // chunk)):
+        buffer.feed(piece)
+    reader = kind().reader()
+    tracemalloc.start()
+    try:
+        message = reader.decode(buffer)
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert message == bytes(2**20)
+
+
 # -- the mistakes of others
 
 

@@ -129,6 +129,20 @@ def test_message_that_its_owner_changes_after_sending_is_sent_as_it_was(
     assert joined(encoded) == varint(length) + b"a" * length
 
 
+def test_large_payload_is_copied_but_once() -> None:
+    buffer = ReceiveBuffer()
+    for piece in cut(varint(2**20) + bytes(2**20), [2**16] * 16):
+        buffer.feed(piece)
+    reader = VarintPrefixed().reader()
+    tracemalloc.start()
+    try:
+        message = reader.decode(buffer)
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert message == bytes(2**20)
+
+
 # -- the mistakes of others
 
 

@@ -92,10 +92,7 @@ class VarintPrefixedWriter(Writer[bytes]):
             raise EncodeError(
                 f"the message has {length} bytes; max_size allows {self.max_size} bytes"
             )
-        if length < 0x80:
-            header = length.to_bytes(1, "big")
-        else:
-            header = _varint(length)
+        header = length.to_bytes(1, "big") if length < 0x80 else _varint(length)
         if length < JOIN_BELOW:
             return header + message
         return header, message
