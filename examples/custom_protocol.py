@@ -30,6 +30,7 @@ from trio_bytetalk import (
     Writer,
     open_tcp_connection,
 )
+from trio_bytetalk.testing import check_codec
 
 HEADER = Struct("!BH")
 CHECKSUM = Struct("!L")
@@ -102,6 +103,15 @@ async def main() -> None:
     print(f"without end  {reader.decode(buffer)!r}")
     buffer.feed(frame[-1:])
     print(f"and with it  {reader.decode(buffer)!r}")
+
+    check_codec(
+        Items(),
+        [Item(0, b""), Item(7, b"hello"), Item(255, bytes(1000))],
+        refused=[Item(256, b""), Item(7, bytes(1001))],
+        malformed=[frame[:-1] + b"?"],
+        size_of=lambda item: len(item.value),
+    )
+    print("check_codec  finds nothing wrong")
 
     server = Server(answer, codec=Items())
     async with trio.open_nursery() as nursery:

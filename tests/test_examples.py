@@ -335,6 +335,7 @@ async def test_custom_protocol_by_hand_and_over_tcp_and_damaged() -> None:
         "the frame    07 00 05 68 65 6c 6c 6f cf 18 16 58",
         "without end  NEED_DATA",
         "and with it  Item(type=7, value=b'hello')",
+        "check_codec  finds nothing wrong",
         "over TCP     Item(type=7, value=b'OVER TCP')",
         "too long     EncodeError, and the connection is as good as before",
         "over TCP     Item(type=8, value=b'STILL HERE')",

@@ -1,4 +1,4 @@
-"""For the tests of those who use this package: connections without sockets."""
+"""For the tests of those who use this package: connections without sockets, and `check_codec`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import attrs
 import trio
 import trio.testing
 
+from ._check_codec import check_codec
 from ._client import open_connection
 from ._codec import Codec, ReceiveT, SendT
 from ._connection import Connection
 from ._server import Server
 
-__all__ = ["CuttingStream", "connection_pair", "open_memory_connection"]
+__all__ = ["CuttingStream", "check_codec", "connection_pair", "open_memory_connection"]
 
 
 @contextlib.asynccontextmanager
