@@ -20,7 +20,7 @@ from trio_bytetalk import (
     ProtocolError,
     ReceiveBuffer,
 )
-from trio_bytetalk.testing import connection_pair
+from trio_bytetalk.testing import check_codec, connection_pair
 
 # Headers that are right for a message of five bytes; the first is the readers' fast path.
 HEADERS = [
@@ -313,3 +313,12 @@ def test_settings_that_are_not_given() -> None:
     assert hash(ContentLength()) == hash(ContentLength())
     with pytest.raises(TypeError, match="positional"):
         ContentLength(1, 100)  # type: ignore[call-arg]  # which is the mistake
+
+
+def test_it_keeps_what_codecs_promise() -> None:
+    check_codec(
+        ContentLength(),
+        [b"", b"{}", b"\r\n\r\n", b"x" * 3000],
+        refused=["text", None],
+        malformed=[b"\r\n", b"X: y\r\n\r\n"],
+    )

@@ -19,7 +19,7 @@ from trio_bytetalk import (
     ReceiveBuffer,
     Structs,
 )
-from trio_bytetalk.testing import connection_pair
+from trio_bytetalk.testing import check_codec, connection_pair
 
 # -- FixedSize
 
@@ -163,7 +163,7 @@ def test_record_that_its_owner_changes_after_sending_is_sent_as_it_was() -> None
         (">2xB3i4sh", (1, 2, 3, None, b"", 0), "field 3 of the message, None, is no 'i' of "),
         (">2xB3i4sh", (1, 2, 3, 4, "text", 0), "field 4 of the message, 'text', is no 's' of "),
         (">2xB3i4sh", (1, 2, 3, 4, b"", 2**15), "field 5 of the message, 32768, is no 'h' of "),
-        ("ci", (b"ab", 1), "field 0 of the message, b'ab', is no 'c' of format='ci': "),
+        ("ci", (b"ab", 1), "field 0 of the message, b'ab', is no 'c' of format='ci': char format"),
         ("<Bf", (1, 1e300), "field 1 of the message, 1e.300, is no 'f' of format='<Bf': "),
         ("<B4s", (1, b"abcde"), "field 1 of the message has 5 bytes; format='<B4s' has room for 4"),
         ("3hs", (1, 2, 3, b"ab"), "field 3 of the message has 2 bytes; format='3hs' has room for "),
@@ -244,3 +244,9 @@ def test_codecs_of_equal_settings_are_equal() -> None:
     assert FixedSize(4) == FixedSize(4) != FixedSize(5)
     assert Structs("<i") == Structs("<i") != Structs(">i")
     assert hash(Structs("<i")) == hash(Structs("<i"))
+
+
+def test_they_keep_what_codecs_promise() -> None:
+    check_codec(FixedSize(5), [b"12345", bytes(5)], refused=[b"1234", b"123456", "12345"])
+    records = [(1, -2, b"abcd", 0.5), (0, 0, bytes(4), 0.0)]
+    check_codec(Structs("<Ih4sf"), records, refused=[(), (1, 2**15, b"", 0.0), [1, 2, b"", 0.0]])

@@ -22,7 +22,7 @@ from trio_bytetalk import (
     ProtocolError,
     ReceiveBuffer,
 )
-from trio_bytetalk.testing import connection_pair
+from trio_bytetalk.testing import check_codec, connection_pair
 
 # -- the two protocols as plainly as they can be written
 
@@ -418,6 +418,27 @@ def test_what_is_not_whole_stays_for_another_reader(codec: Codecs, held: bytes) 
     assert len(buffer) == size
 
 
+@pytest.mark.parametrize("codec", [COBS(), SLIP()])
+def test_chunk_that_was_searched_in_vain_is_not_searched_again_for_each_that_follows(
+    codec: Codecs,
+) -> None:
+    # With a front that counts its searches, for the reader works on that directly.
+    searched = 0
+
+    class Front(bytes):
+        def find(self, *args: Any) -> int:
+            nonlocal searched
+            searched += 1
+            return super().find(*args)
+
+    buffer = ReceiveBuffer()
+    buffer.data = Front(b"." * 1000)
+    for _ in range(100):
+        assert codec.reader().decode(buffer) is NEED_DATA
+        buffer.feed(b".")
+    assert searched == 1
+
+
 # -- what cannot be sent
 
 
@@ -466,3 +487,9 @@ def test_wrong_setting_is_named(make: Any, value: Any, error: type[Exception]) -
 def test_settings_that_are_not_given(make: Any) -> None:
     assert make() == make(1_048_576) != make(1)
     assert hash(make()) == hash(make(1_048_576))
+
+
+def test_they_keep_what_codecs_promise() -> None:
+    messages = [b"a", b"\0", b"\xc0\xdb" * 500, bytes(range(256)), b"x" * 3000]
+    check_codec(COBS(), [b"", *messages], refused=["text"], malformed=[b"\2\0", bytes(65)])
+    check_codec(SLIP(), messages, refused=["text", b""], malformed=[b"\xdba\xc0", b"\xc0" * 65])
