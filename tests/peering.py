@@ -30,6 +30,10 @@ from trio_bytetalk import Codec, Connection, Lines, Server, open_connection, ope
 HOST = "127.0.0.1"
 PEERS = Path(__file__).parent / "peers"
 
+sys.path.append(str(PEERS))
+from answers import answer as answer_bytes  # noqa: E402
+from answers import answer_text as answer_text  # noqa: E402
+
 # Where tests/peers/install.py puts the packages of tests/peers/package.json.
 NODE_PACKAGES = Path(sys.prefix, "share", "trio-bytetalk-peers")
 
@@ -183,16 +187,16 @@ def texts(largest: int = LARGEST) -> list[str]:
     return ["".join(dice.choices(alphabet, k=size // 3)) for size in sizes(largest)]
 
 
-def backwards(message: Any) -> Any:
-    """What a peer answers. A peer that takes other boundaries for the messages' gets it wrong."""
-    return message[::-1]
+def answer(message: bytes | str) -> bytes | str:
+    """What a peer answers."""
+    return answer_text(message) if isinstance(message, str) else answer_bytes(message)
 
 
 async def converse(
     messages: Sequence[Any],
     connection: Connection[Any, Any],
     *,
-    answer: Callable[[Any], Any] = backwards,
+    answer: Callable[[Any], Any] = answer,
 ) -> None:
     """Send all messages while receiving the peer's answer to each, in order, and nothing else."""
 
@@ -241,7 +245,7 @@ def python_package(name: str, distribution: str | None = None) -> str:
 
 @attrs.frozen
 class Peer:
-    """A peer that answers each message backwards, and what to say to it."""
+    """A peer that answers messages as ``tests/peers/answers.py`` says, and what to say to it."""
 
     codec_as_written: str
     name: str

@@ -13,6 +13,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from peering import (
     TABLE,
     Peer,
+    answer,
     blobs,
     blobs_without,
     connected_to,
@@ -44,13 +45,13 @@ PEERS = [
         "``LengthPrefixed(size=1)``",
         f"{TWISTED}, ``Int8StringReceiver``",
         *("twisted_peer.py", "Int8StringReceiver"),
-        largest=0xFF,
+        largest=0xFF - 8,
     ),
     Peer(
         "``LengthPrefixed(size=2)``",
         f"{TWISTED}, ``Int16StringReceiver``",
         *("twisted_peer.py", "Int16StringReceiver"),
-        largest=0xFFFF,
+        largest=0xFFFF - 8,
     ),
     Peer(
         "``LengthPrefixed()``",
@@ -216,8 +217,8 @@ def values() -> list[BytesValue]:
     return [BytesValue(value=blob) for blob in blobs()]
 
 
-def turned(message: BytesValue) -> BytesValue:
-    return BytesValue(value=message.value[::-1])
+def answer_value(message: BytesValue) -> BytesValue:
+    return BytesValue(value=answer(message.value))
 
 
 def protobuf(kind: Any) -> Codec[Any, Any]:
@@ -228,13 +229,13 @@ def protobuf(kind: Any) -> Codec[Any, Any]:
 async def test_our_client_with_a_server_of_protobuf() -> None:
     codec = protobuf(BytesValue)
     async with connected_to("protobuf_peer.py", "BytesValue", codec=codec) as connection:
-        await converse(values(), connection, answer=turned)
+        await converse(values(), connection, answer=answer_value)
 
 
 @speaks(*PROTOBUF, part="client")
 async def test_our_server_with_a_client_of_protobuf() -> None:
     codec = protobuf(BytesValue)
-    handler = partial(converse, values(), answer=turned)
+    handler = partial(converse, values(), answer=answer_value)
     assert await served_to("protobuf_peer.py", "BytesValue", codec=codec, handler=handler) == []
 
 

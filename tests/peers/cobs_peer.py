@@ -1,10 +1,11 @@
-"""The package cobs over a socket: frames that end with a zero, each answered backwards.
+"""The package cobs over a socket: frames that end with a zero, each answered as answers.py says.
 
 python cobs_peer.py cobs [PORT]
 """
 
 import sys
 
+from answers import answer
 from cobs import cobs
 from one_connection import connect
 
@@ -15,7 +16,7 @@ def main(_protocol: str, port: str | None = None) -> None:
         while chunk := connection.recv(65536):
             *frames, rest = (rest + chunk).split(b"\0")
             for frame in frames:
-                connection.sendall(cobs.encode(cobs.decode(frame)[::-1]) + b"\0")
+                connection.sendall(cobs.encode(answer(cobs.decode(frame))) + b"\0")
         assert rest == b""
 
 

@@ -1,5 +1,6 @@
-"""A Listener or a Client of multiprocessing.connection, with authentication; then each message is
-answered backwards.
+"""A Listener or a Client of multiprocessing.connection, with authentication.
+
+Each message is answered as answers.py says.
 
 python multiprocessing_peer.py KEY [PORT]
 """
@@ -7,6 +8,8 @@ python multiprocessing_peer.py KEY [PORT]
 import sys
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
+
+from answers import answer
 
 HOST = "127.0.0.1"
 
@@ -28,7 +31,7 @@ def main(key: str, port: str | None = None) -> None:
     with connection:
         try:
             while True:
-                connection.send_bytes(connection.recv_bytes()[::-1])
+                connection.send_bytes(answer(connection.recv_bytes()))
         except EOFError:
             pass
 

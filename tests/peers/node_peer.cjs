@@ -1,10 +1,20 @@
-// Packages of Node.js that frame messages: each message is answered backwards.
+// Packages of Node.js that frame messages: each message is answered as answers.py says.
 //
 // node node_peer.cjs PROTOCOL [PORT]
 
 "use strict";
 
 const net = require("net");
+const { crc32 } = require("zlib");
+
+function answer(message) {
+  // A copy, for what is read may be a part of a chunk that is read from still.
+  return Buffer.concat([Buffer.from(message).reverse(), checksum(message)]);
+}
+
+function checksum(message) {
+  return Buffer.from(crc32(message).toString(16).padStart(8, "0"));
+}
 
 const protocols = {
   "length-prefixed-stream"(socket) {
@@ -13,14 +23,14 @@ const protocols = {
     encoder.pipe(socket);
     socket
       .pipe(decode({ allowEmpty: true }))
-      .on("data", (message) => encoder.write(message.reverse()))
+      .on("data", (message) => encoder.write(answer(message)))
       .on("end", () => encoder.end());
   },
 
   async "it-length-prefixed"(socket) {
     const { encode, decode } = require("it-length-prefixed");
     async function* answers() {
-      for await (const message of decode(socket)) yield message.slice().reverse();
+      for await (const message of decode(socket)) yield answer(message.slice());
     }
     for await (const piece of encode(answers())) socket.write(piece);
     socket.end();
@@ -32,24 +42,21 @@ const protocols = {
     encoder.pipe(socket);
     socket
       .pipe(decode({ getLength: (field) => field.readUInt32LE() }))
-      .on("data", (message) => encoder.write(message.reverse()))
+      .on("data", (message) => encoder.write(answer(message)))
       .on("end", () => encoder.end());
   },
 
   async netstring(socket) {
     const { makeNetstringReader, makeNetstringWriter } = require("@endo/netstring");
     const writer = makeNetstringWriter({ next: async (frame) => socket.write(frame) });
-    // A copy, for what is read may be a part of a chunk that is read from still.
-    for await (const message of makeNetstringReader(socket)) {
-      await writer.next(Uint8Array.from(message).reverse());
-    }
+    for await (const message of makeNetstringReader(socket)) await writer.next(answer(message));
     socket.end();
   },
 
   slip(socket) {
     const slip = require("slip");
     const decoder = new slip.Decoder({
-      onMessage: (message) => socket.write(slip.encode(message.reverse())),
+      onMessage: (message) => socket.write(slip.encode(answer(message))),
       onError: (_, error) => socket.destroy(new Error(error)),
     });
     socket.on("data", (chunk) => decoder.decode(chunk));
@@ -61,7 +68,10 @@ const protocols = {
       new rpc.StreamMessageReader(socket),
       new rpc.StreamMessageWriter(socket),
     );
-    connection.onRequest("test/backwards", ({ text }) => Array.from(text).reverse().join(""));
+    connection.onRequest(
+      "test/answer",
+      ({ text }) => Array.from(text).reverse().join("") + checksum(text),
+    );
     connection.listen();
   },
 };

@@ -89,7 +89,7 @@ def main(port: int) -> None:
         for qos in (0, 1):
             writer.client.publish(f"many/{qos}/here", payload, qos)
             writer.client.publish(f"many/{qos}/there", payload, qos)
-        writer.client.publish(f"other/{number}", payload, 1)
+        writer.client.publish(f"other/{number}/below", payload, 1)
     heard: dict[tuple[str, int], list[bytes]] = {}
     for _ in range(3 * len(payloads)):
         topic, payload, qos, retained = reader.hear()
@@ -133,6 +133,9 @@ def main(port: int) -> None:
     replaced = Client(port, "twin", will="wills/twin")
     twin = Client(port, "twin")
     assert later.hear() == ("wills/twin", b"twin is gone", 1, False)
+    twin.subscribe(("twins", 0))
+    writer.publish("twins", b"the second one stays", 0)
+    assert twin.hear() == ("twins", b"the second one stays", 0, False)
     replaced.client.loop_stop()
 
     for client in (reader, writer, late, later, twin):

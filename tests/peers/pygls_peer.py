@@ -2,7 +2,7 @@
 
 python pygls_peer.py lsp [PORT]
 
-The server answers ``test/backwards`` with the given text backwards. The client asks for the same.
+The server answers ``test/answer`` as answers.py says. The client asks for the same.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import random
 import sys
 from typing import Any
 
+from answers import answer_text
 from lsprotocol import types
 from pygls.lsp.client import LanguageClient
 from pygls.lsp.server import LanguageServer
@@ -28,12 +29,11 @@ class TellPort(logging.Handler):
 
 
 def serve() -> None:
-    server = LanguageServer("backwards", "1")
+    server = LanguageServer("theirs", "1")
 
-    @server.feature("test/backwards")
-    def backwards(params: Any) -> str:
-        text: str = params.text
-        return text[::-1]
+    @server.feature("test/answer")
+    def answer(params: Any) -> str:
+        return answer_text(params.text)
 
     log = logging.getLogger("pygls.server")
     log.setLevel(logging.INFO)
@@ -58,11 +58,11 @@ async def ask(port: int) -> None:
     texts = ["".join(dice.choices(alphabet, k=size)) for size in sizes]
     for begin in range(0, len(texts), 100):  # so many at once
         requests = [
-            client.protocol.send_request_async("test/backwards", {"text": text})
+            client.protocol.send_request_async("test/answer", {"text": text})
             for text in texts[begin : begin + 100]
         ]
         answers = await asyncio.gather(*requests)
-        assert answers == [text[::-1] for text in texts[begin : begin + 100]]
+        assert answers == [answer_text(text) for text in texts[begin : begin + 100]]
     print(len(texts), "answers")
     await client.shutdown_async(None)
     client.exit(None)

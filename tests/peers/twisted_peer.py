@@ -1,4 +1,4 @@
-"""Twisted's protocols that frame messages: each message is answered backwards.
+"""Twisted's protocols that frame messages: each message is answered as answers.py says.
 
 python twisted_peer.py PROTOCOL [PORT]
 """
@@ -6,6 +6,7 @@ python twisted_peer.py PROTOCOL [PORT]
 import sys
 from typing import Any
 
+from answers import answer, answer_text
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
@@ -35,16 +36,14 @@ class Strings(Once):
     MAX_LENGTH = LARGEST
 
     def stringReceived(self, string: bytes) -> None:  # noqa: N802
-        self.sendString(string[::-1])  # type: ignore[attr-defined]
+        self.sendString(answer(string))  # type: ignore[attr-defined]
 
 
 class Lines(Once):
     MAX_LENGTH = LARGEST
-    encoding = "utf-8"
 
     def lineReceived(self, line: bytes) -> None:  # noqa: N802
-        text = line.decode(self.encoding)
-        self.sendLine(text[::-1].encode(self.encoding))  # type: ignore[attr-defined]
+        self.sendLine(answer_text(line.decode()).encode())  # type: ignore[attr-defined]
 
 
 class Int8(Strings, Int8StringReceiver):
@@ -71,9 +70,13 @@ class LineOnly(Lines, LineOnlyReceiver):
     pass
 
 
-class NulTerminated(Lines, LineOnlyReceiver):
+class NulTerminated(Once, LineOnlyReceiver):
+    MAX_LENGTH = LARGEST
     delimiter = b"\0"
-    encoding = "latin-1"  # any bytes
+
+    def lineReceived(self, line: bytes) -> None:  # noqa: N802
+        send: Any = self.sendLine
+        send(answer(line))
 
 
 class EchoOnce(Once, Echo):
