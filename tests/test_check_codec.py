@@ -369,6 +369,25 @@ def test_offset_kept_while_the_buffer_lets_go_of_decoded_bytes() -> None:
     assert "2 messages" in told.size
 
 
+def test_offset_kept_while_a_connection_lets_go_of_decoded_bytes() -> None:
+    class Broken(Reader[bytes]):
+        begin: int | None = None
+
+        def decode(self, buffer: ReceiveBuffer) -> Any:
+            if self.begin is None and len(buffer):
+                self.begin = buffer.start
+            size = buffer.find(b"\n")
+            if size < 0:
+                return NEED_DATA
+            buffer.start, self.begin = self.begin or 0, None
+            return (buffer.take(size + 1) or b"")[:-1]
+
+    told = mistake(Plain(Broken, Delimited(b"\n").writer), [b"a", b"b"])
+    assert told["sent"].count(",") == 1
+    assert told["arrived"].count("|") == 1
+    assert "remembers an offset while the buffer moves on" in told.causes
+
+
 def test_more_wanted_than_the_message_has() -> None:
     class Broken(GoodReader):
         def decode(self, buffer: ReceiveBuffer) -> Any:
@@ -645,6 +664,22 @@ def test_limit_off_by_one_in_the_writer() -> None:
     assert told["came"] == (
         "the reader lets it pass from max_size=1 on and the writer lets it pass from max_size=0 on"
     )
+
+
+def test_limit_off_by_one_for_what_comes_in_pieces() -> None:
+    class Broken(GoodReader):
+        def decode(self, buffer: ReceiveBuffer) -> Any:
+            header = buffer.peek(2)
+            size = int.from_bytes(header or b"", "big")
+            if header and size == self.max_size and len(buffer) < 2 + size:
+                raise MessageTooLargeError("too large")
+            return super().decode(buffer)
+
+    told = mistake(Plain(Broken))
+    assert told.title == "max_size is not exact for what comes in pieces"
+    assert told["sent"] == "b'a'"
+    assert told["came"] == "it does not pass in 3 pieces with max_size=1"
+    assert told["expected"] == "it passes from max_size=1 on, as in one piece"
 
 
 def test_limit_that_counts_the_header() -> None:
@@ -1297,7 +1332,21 @@ class Searching(Reader[bytes]):
         return NEED_DATA if size < 0 else (buffer.take(size - buffer.start + 1) or b"")[:-1]
 
 
-@pytest.mark.parametrize("reader", [Rescanning, Rejoining, Searching])
+class SearchingTheFront(Reader[bytes]):
+    def decode(self, buffer: ReceiveBuffer) -> Any:
+        if buffer.data.find(b"\n", buffer.start) < 0 and buffer.find(b"\n") < 0:
+            return NEED_DATA
+        return (buffer.take(buffer.find(b"\n") + 1) or b"")[:-1]
+
+
+class Matching(Reader[bytes]):
+    def decode(self, buffer: ReceiveBuffer) -> Any:
+        found = buffer._find_any(re.compile(rb"[\n]"), 1)
+        buffer._search = None
+        return NEED_DATA if found is None else (buffer.take(found[1]) or b"")[:-1]
+
+
+@pytest.mark.parametrize("reader", [Rescanning, Rejoining, Searching, SearchingTheFront, Matching])
 def test_message_in_many_pieces_looked_at_from_the_beginning(reader: type[Reader[bytes]]) -> None:
     told = mistake(Plain(reader, Delimited(b"\n").writer), [b"a"])
     assert told.title == "the cost of a message in many pieces grows with the square of its size"
@@ -1326,7 +1375,7 @@ def test_many_messages_in_a_chunk_copied_for_each() -> None:
     assert (
         told.title == "the cost of many messages in one chunk grows with the square of their number"
     )
-    assert told["arrived"] == "8192 messages in one chunk of 16384 bytes"
+    assert told["arrived"] == "4096 messages in one chunk of 8192 bytes"
     assert "Slice what the message needs" in told.causes
 
 
@@ -1344,7 +1393,7 @@ def test_many_messages_in_a_chunk_copied_for_each() -> None:
 def test_looks_at_all_of_the_data_are_counted(look: Callable[[bytes, int], Any]) -> None:
     class Broken(GoodReader):
         def decode(self, buffer: ReceiveBuffer) -> Any:
-            if len(buffer) > 10_000:
+            if len(buffer) > 5000:
                 try:
                     look(buffer.data, buffer.start)
                 except ValueError:
