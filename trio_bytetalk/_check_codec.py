@@ -78,14 +78,14 @@ def check_codec(
     - Messages are received as they were sent: alone and many in one chunk, cut into two at every
       place, into single bytes, and at random; nothing is waited for that need not come.
     - One decode takes one message and no byte more, so that another reader can go on behind it.
-      `NEED_DATA` leaves the buffer alone.
-    - A stream that ends within a message, at any byte, is an `IncompleteMessageError`.
+      ``NEED_DATA`` leaves the buffer alone.
+    - A stream that ends within a message, at any byte, is an ``IncompleteMessageError``.
     - ``max_size``, if readers or writers have it, is exact, may be changed between two messages,
       and is enforced before what is too large has arrived.
-    - What cannot be sent is an `EncodeError`, after which the writer works as before.
+    - What cannot be sent is an ``EncodeError``, after which the writer works as before.
     - Frames do not change afterwards, whatever becomes of the message, and equal codecs make equal
-      frames (unless `Writer.stateful` says otherwise). Connections do not disturb each other.
-    - Bytes that are no messages get `ProtocolError` and nothing else out of a reader, the same
+      frames (unless ``Writer.stateful`` says otherwise). Connections do not disturb each other.
+    - Bytes that are no messages get ``ProtocolError`` and nothing else out of a reader, the same
       however they are cut.
     - The work is linear in the bytes, by count: a large message in many pieces, and many messages
       in one chunk.
@@ -96,14 +96,14 @@ def check_codec(
           the smallest included. Messages that are `bytes` or `str` are also sent in other lengths,
           cut and repeated, up to 65,536; of other types, give one of some kilobytes as well.
       received: What is received for each of the messages, if that does not equal what was sent.
-      refused: Messages that must be refused with `EncodeError`.
-      malformed: Bytes that must be refused with a `ProtocolError` (other than
-          `IncompleteMessageError`).
+      refused: Messages that must be refused with ``EncodeError``.
+      malformed: Bytes that must be refused with a ``ProtocolError`` (other than
+          ``IncompleteMessageError``).
       size_of: How many bytes of ``max_size`` a message takes. By default that is its length, if it
           is bytes; of others, only that reader and writer agree is checked.
       open_ended: True if the end of the stream also ends a message, as where a last line needs no
           newline.
-      framed: False for a protocol without boundaries, as `Chunks`: then all that is checked is that
+      framed: False for a protocol without boundaries, as ``Chunks``: then all that is checked is that
           the same bytes arrive, in whatever pieces, and what is refused.
       seed: For the random cuts and bytes. The same seed gives the same cases.
 
