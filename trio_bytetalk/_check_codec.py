@@ -103,8 +103,8 @@ def check_codec(
           is bytes; of others, only that reader and writer agree is checked.
       open_ended: True if the end of the stream also ends a message, as where a last line needs no
           newline.
-      framed: False for a protocol without boundaries, as ``Chunks``: then all that is checked is that
-          the same bytes arrive, in whatever pieces, and what is refused.
+      framed: False for a protocol without boundaries, as ``Chunks``: then all that is checked is
+          that the same bytes arrive, in whatever pieces, and what is refused.
       seed: For the random cuts and bytes. The same seed gives the same cases.
 
     Raises:
