@@ -24,6 +24,7 @@ from trio_bytetalk import (
     Subscription,
     SubscriptionOverflowError,
 )
+from trio_bytetalk._events import deliver
 from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 POLICIES = ["wait", "drop_oldest", "drop_newest", "close"]
@@ -698,3 +699,159 @@ def test_event_cannot_be_changed_by_one_listener_for_the_next(kind: type) -> Non
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             setattr(event, field.name, None)
     assert event == kind(*range(len(attrs.fields(kind))))
+
+
+# -- several tasks that receive from one subscription
+
+
+async def test_each_event_goes_to_one_of_the_tasks_that_wait_for_it() -> None:
+    emitter = EventEmitter[int]()
+    received: list[int] = []
+    async with emitter.subscribe() as events, trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            received.append(await events.receive())
+
+        for _ in range(3):
+            nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(3):
+            await emitter.emit(number)
+    assert sorted(received) == [0, 1, 2]
+
+
+async def test_task_that_waits_behind_one_that_is_cancelled_takes_its_place() -> None:
+    emitter = EventEmitter[int]()
+    async with emitter.subscribe() as events, trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+
+        @nursery.start_soon
+        async def give_up() -> None:
+            with first:
+                await events.receive()
+
+        await trio.testing.wait_all_tasks_blocked()
+
+        @nursery.start_soon
+        async def receive() -> None:
+            assert await events.receive() == 1
+
+        await trio.testing.wait_all_tasks_blocked()
+        first.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        await emitter.emit(1)
+
+
+async def test_every_task_that_waits_hears_that_the_subscription_was_closed() -> None:
+    emitter = EventEmitter[int]()
+    events = emitter.subscribe()
+    async with trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await events.receive()
+
+        for _ in range(3):
+            nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        events.close()
+
+
+async def test_every_task_that_waits_hears_of_the_end() -> None:
+    emitter = EventEmitter[int]()
+    events = emitter.subscribe(buffer_size=1, overflow="close")
+    outcomes: list[object] = []
+    async with trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            try:
+                outcomes.append(await events.receive())
+            except SubscriptionOverflowError as error:
+                outcomes.append(type(error))
+
+        for _ in range(3):
+            nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        await emitter.emit(1)
+        await emitter.emit(2)
+    assert outcomes.count(1) == 1
+    assert outcomes.count(SubscriptionOverflowError) == 2
+    with pytest.raises(SubscriptionOverflowError):
+        events.receive_nowait()
+
+
+# -- a buffer is as large as it was asked for, however the subscriber takes from it
+
+
+@pytest.mark.parametrize("taken", range(6))
+async def test_as_many_events_wait_as_there_is_room_for(taken: int) -> None:
+    emitter = EventEmitter[int]()
+    async with emitter.subscribe(buffer_size=5) as events, trio.open_nursery() as nursery:
+        emitted: list[int] = []
+
+        @nursery.start_soon
+        async def emit() -> None:
+            for number in range(20):
+                await emitter.emit(number)
+                emitted.append(number)
+
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(emitted) == 5
+        assert [await events.receive() for _ in range(taken)] == list(range(taken))
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(emitted) == 5 + taken
+        assert [await events.receive() for _ in range(20 - taken)] == list(range(taken, 20))
+
+
+@pytest.mark.parametrize("taken", range(6))
+async def test_what_is_dropped_is_the_oldest_or_the_newest_wherever_it_waits(taken: int) -> None:
+    emitter = EventEmitter[int]()
+    oldest = emitter.subscribe(buffer_size=5, overflow="drop_oldest")
+    newest = emitter.subscribe(buffer_size=5, overflow="drop_newest")
+    for number in range(5):
+        await emitter.emit(number)
+    for events in (oldest, newest):
+        assert [await events.receive() for _ in range(taken)] == list(range(taken))
+    for number in range(5, 12):
+        await emitter.emit(number)
+    assert drain(oldest) == list(range(7, 12))
+    assert drain(newest) == list(range(taken, 5 + taken))
+    assert oldest.dropped == newest.dropped == 7 - taken
+    oldest.close()
+    newest.close()
+
+
+async def test_emitting_tasks_are_served_in_the_order_in_which_they_came() -> None:
+    emitter = EventEmitter[int]()
+    async with emitter.subscribe(buffer_size=1) as events, trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(emitter.emit, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert [await events.receive() for _ in range(10)] == list(range(10))
+
+
+async def test_events_that_wait_for_room_when_the_subscription_is_closed_let_their_tasks_go() -> (
+    None
+):
+    emitter = EventEmitter[int]()
+    events = emitter.subscribe(buffer_size=1)
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(emitter.emit, number)
+        await trio.testing.wait_all_tasks_blocked()
+        events.close()
+    with pytest.raises(trio.ClosedResourceError):
+        events.receive_nowait()
+
+
+async def test_event_that_still_comes_after_closing_is_no_error() -> None:
+    emitter = EventEmitter[int]()
+    events = emitter.subscribe()
+
+    first = emitter.subscribe()
+    listeners = emitter._flat_listeners()
+    await emitter.emit(1)
+    events.close()
+    await deliver(2, listeners)
+    assert drain(first) == [1, 2]
+    first.close()

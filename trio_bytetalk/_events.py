@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, final, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, final, get_args
 
 import attrs
 import trio
@@ -90,11 +90,24 @@ class Subscription(trio.abc.ReceiveChannel[E]):
 
     _emitters: tuple[EventEmitter[E], ...]
     _overflowed: bool = attrs.field(default=False, init=False)
-    _send: trio.MemorySendChannel[E] = attrs.field(init=False)
-    _receive: trio.MemoryReceiveChannel[E] = attrs.field(init=False)
+
+    # The channel carries batches, one at a time: it is sent with its first event, and filled until
+    # the subscriber comes to take it. So between a busy connection and a busy subscriber the
+    # channel is used once for each time that the subscriber gets its turn, not for each event.
+    _send: trio.MemorySendChannel[deque[E]] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[deque[E]] = attrs.field(init=False)
+    _filling: deque[E] | None = attrs.field(default=None, init=False)
+    _taken: deque[E] = attrs.field(factory=deque, init=False)
+
+    # The emitting tasks that wait for room, which there is none of as long as there are any.
+    _emitting: deque[tuple[trio.lowlevel.Task, E]] = attrs.field(factory=deque, init=False)
+
+    # Only one task waits for a batch; others that receive wait for that.
+    _receiving: bool = attrs.field(default=False, init=False)
+    _receivers: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._send, self._receive = trio.open_memory_channel[E](self.buffer_size)
+        self._send, self._receive = trio.open_memory_channel[deque[E]](1)
         for emitter in self._emitters:
             emitter._listeners = (*emitter._listeners, self)
 
@@ -112,33 +125,56 @@ class Subscription(trio.abc.ReceiveChannel[E]):
 
         Cancelling it loses no event.
         """
-        try:
-            return self.receive_nowait()
-        except trio.WouldBlock:
-            pass
-        try:
-            return await self._receive.receive()
-        except trio.EndOfChannel:
-            raise self._why_it_ended() from None
+        while not self._taken:
+            if self._receiving:
+                await self._receivers.park()
+                continue
+            self._receiving = True
+            try:
+                try:
+                    batch = self._receive.receive_nowait()
+                except trio.WouldBlock:
+                    batch = await self._receive.receive()
+            except trio.EndOfChannel:
+                raise self._why_it_ended() from None
+            else:
+                self._take(batch)
+            finally:
+                self._receiving = False
+                if self._receivers:
+                    self._receivers.unpark_all()
+        return self._next()
 
     async def __anext__(self) -> E:
-        # Before the inherited one: that costs two more calls, for an event that is already there.
-        try:
-            return self._receive.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel):
-            pass
+        if self._taken:  # before the inherited one: that costs two more calls
+            return self._next() if self._emitting else self._taken.popleft()
         return await super().__anext__()
 
     def receive_nowait(self) -> E:
         """Like `receive`, but raises `trio.WouldBlock` where it would wait."""
-        try:
-            return self._receive.receive_nowait()
-        except trio.EndOfChannel:
-            raise self._why_it_ended() from None
+        if not self._taken:
+            try:
+                self._take(self._receive.receive_nowait())
+            except trio.EndOfChannel:
+                raise self._why_it_ended() from None
+        return self._next()
+
+    def _take(self, batch: deque[E]) -> None:
+        self._taken = batch
+        self._filling = None
+
+    def _next(self) -> E:
+        event = self._taken.popleft()
+        if self._emitting:
+            task, waiting = self._emitting.popleft()
+            self._add(waiting)
+            trio.lowlevel.reschedule(task)
+        return event
 
     def close(self) -> None:
         """Unsubscribe. A task that waits in `receive` gets `trio.ClosedResourceError`."""
         self._receive.close()  # first, or the waiting task would get EndOfChannel
+        self._take(deque())
         self._end()
 
     async def aclose(self) -> None:
@@ -158,13 +194,29 @@ class Subscription(trio.abc.ReceiveChannel[E]):
         """No more events: the subscriber reads what is buffered or being waited with, no more."""
         for emitter in self._emitters:
             emitter._remove(self)
+        while self._emitting:
+            task, event = self._emitting.popleft()
+            self._add(event)
+            trio.lowlevel.reschedule(task)
         self._send.close()
+        self._filling = None
+
+    def _add(self, event: E) -> None:
+        if self._filling is not None:
+            self._filling.append(event)
+            return
+        batch = deque((event,))
+        try:
+            self._send.send_nowait(batch)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it has ended since the emission began
+        else:
+            self._filling = batch
 
     def _offer(self, event: E) -> bool:
         """Deliver ``event`` without waiting, as the policy says; False if the policy is to wait."""
-        try:
-            self._send.send_nowait(event)
-        except trio.WouldBlock:
+        filling = self._filling
+        if len(self._taken) + (0 if filling is None else len(filling)) >= self.buffer_size:
             if self.overflow == "wait":
                 return False
             if self.overflow == "close":
@@ -172,22 +224,26 @@ class Subscription(trio.abc.ReceiveChannel[E]):
                 self._end()
                 return True
             self.dropped += 1
-            if self.overflow == "drop_oldest":
-                self._receive.receive_nowait()
-                self._send.send_nowait(event)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it has ended since the emission began
+            if self.overflow == "drop_newest":
+                return True
+            (self._taken or cast("deque[E]", filling)).popleft()
+        if filling is None:
+            self._add(event)
+        else:
+            filling.append(event)
         return True
 
     async def _put(self, event: E) -> None:
         """Deliver ``event``, waiting for room if that is the policy. Cancelled: not delivered."""
         if not self._offer(event):
-            # A clone, for what waits here is delivered even if the owner ends meanwhile.
-            with self._send.clone() as send:
-                try:
-                    await send.send(event)
-                except trio.BrokenResourceError:
-                    pass  # the subscriber has left
+            waiting = (trio.lowlevel.current_task(), event)
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._emitting.remove(waiting)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            self._emitting.append(waiting)
+            await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 def check_async(name: str, function: object) -> None:
