@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 
 import attrs
 import pytest
@@ -254,3 +254,34 @@ def test_closing_after_the_run_is_harmless() -> None:
     readiness.close()
     here.close()
     there.close()
+
+
+async def test_as_long_as_there_is_something_trios_own_epoll_is_not_armed_again(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    armed = 0
+    trios_own = trio.lowlevel.wait_readable
+
+    async def counting(fd: int) -> None:
+        nonlocal armed
+        armed += 1
+        await trios_own(fd)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", counting)
+    for _ in range(100):
+        ends.there.send(b"x")
+        await ends.readiness.wait_readable()
+        ends.here.recv(1)
+    assert armed < 90  # about half, for of the two tasks either may get its turn first
+
+
+async def test_what_wakes_a_task_up_is_an_outcome_as_any_other() -> None:
+    def generator() -> Generator[str, None, None]:
+        yield "sent"
+
+    async def asynchronous() -> AsyncGenerator[str, None]:
+        yield "sent"
+
+    assert _epoll._WAKE.send(generator()) == "sent"
+    async with contextlib.aclosing(asynchronous()) as agen:
+        assert await _epoll._WAKE.asend(agen) == "sent"
