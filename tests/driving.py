@@ -9,6 +9,7 @@ import attrs
 from hypothesis import strategies as st
 
 from trio_bytetalk import NEED_DATA, Buffer, ProtocolError, Reader, ReceiveBuffer
+from trio_bytetalk._codec import AheadReader, ahead_reader
 
 
 @attrs.frozen
@@ -24,7 +25,21 @@ def read_all(reader: Reader[Any], pieces: Iterable[bytes], *, patient: bool = Fa
 
     ``patient`` is to decode only once there are as many bytes as the buffer says are wanted, as a
     connection does. Any exception but a `ProtocolError` is the test's failure.
+
+    A reader that can decode many messages in one call is asked for those, too: the outcome must
+    be the same.
     """
+    pieces = list(pieces)
+    outcome = _read_all(reader, pieces, patient)
+    if ahead_reader(reader) is not None:
+        for most in (1, 2, 100):
+            assert _read_all(reader, pieces, patient, most) == outcome
+    return outcome
+
+
+def _read_all(
+    reader: Reader[Any], pieces: Iterable[bytes], patient: bool, ahead: int = 0
+) -> Outcome:
     buffer = ReceiveBuffer()
     messages: list[Any] = []
 
@@ -38,6 +53,10 @@ def read_all(reader: Reader[Any], pieces: Iterable[bytes], *, patient: bool = Fa
             return False
         assert not pointless
         messages.append(message)
+        if ahead and isinstance(reader, AheadReader):
+            more = reader.decode_ahead(buffer, ahead)
+            assert len(more) <= ahead
+            messages.extend(more)
         return True
 
     def decode_eof() -> bool:

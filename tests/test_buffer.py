@@ -526,3 +526,17 @@ def test_a_burst_of_small_messages_is_read_out_of_the_chunk_as_it_came() -> None
         assert reader.decode(buffer) == b"hi"
         assert buffer.data is chunk
     assert reader.decode(buffer) is NEED_DATA
+
+
+def test_cleared_buffer_is_as_good_as_new() -> None:
+    buffer = ReceiveBuffer()
+    buffer.feed(b"ab")
+    buffer.skip(1)
+    buffer.feed(bytes(5000))
+    assert buffer.find(b"\n") == -1
+    buffer.clear()
+    assert len(buffer) == 0
+    assert buffer.peek(1) is None
+    buffer.feed(b"cd\n")
+    assert buffer.find(b"\n") == 2
+    assert buffer.take(3) == b"cd\n"

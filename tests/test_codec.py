@@ -26,6 +26,7 @@ from trio_bytetalk import (
     IncompleteMessageError,
     InvalidMessageError,
     LengthPrefixed,
+    LengthPrefixedReader,
     Lines,
     NeedData,
     ProtocolError,
@@ -35,6 +36,7 @@ from trio_bytetalk import (
     Writer,
     open_connection,
 )
+from trio_bytetalk._codec import ahead_reader
 from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 # -- a protocol of a user's, with attrs: numbered messages of a type and a text
@@ -490,3 +492,39 @@ async def test_user_protocol_is_served_as_the_built_in_ones_are() -> None:
         for message in TAGGED[:2]:
             await connection.send(message)
             assert await connection.receive() == attrs.evolve(message, tag=message.tag + 1)
+
+
+# -- readers that can decode many messages at once
+
+
+def test_setting_of_a_reader_without_a_connection_can_be_changed() -> None:
+    reader = LengthPrefixed(max_size=1).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"\0\0\0\2ab")
+    with pytest.raises(ProtocolError):
+        reader.decode(buffer)
+    reader.max_size = 2
+    assert reader.decode(buffer) == b"ab"
+
+
+def test_change_of_a_setting_puts_back_first_what_was_decoded_with_the_old_one() -> None:
+    reader = LengthPrefixed(max_size=1).reader()
+    seen = []
+    reader._settle = lambda: seen.append(reader.max_size)
+    reader.max_size = 2
+    assert seen == [1]
+    assert reader.max_size == 2
+
+
+def test_reader_decodes_ahead_if_the_class_that_decodes_it_can() -> None:
+    class Derived(LengthPrefixedReader):
+        pass
+
+    class Overriding(LengthPrefixedReader):
+        def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+            return super().decode(buffer)
+
+    derived = Derived(4, "big", 100)
+    assert ahead_reader(derived) is derived
+    assert ahead_reader(Overriding(4, "big", 100)) is None
+    assert ahead_reader(TaggedCodec().reader()) is None

@@ -15,7 +15,18 @@ import pytest
 import trio
 import trio.testing
 from conftest import Connect, Tls
-from pairs import TIGHT_KINDS, Pair, frame, memory, read_exactly, read_to_end, reset, tcp, unix
+from pairs import (
+    TIGHT_KINDS,
+    Pair,
+    counted_writes,
+    frame,
+    memory,
+    read_exactly,
+    read_to_end,
+    reset,
+    tcp,
+    unix,
+)
 
 from trio_bytetalk import (
     NEED_DATA,
@@ -29,6 +40,7 @@ from trio_bytetalk import (
     IdleTimeoutError,
     IncompleteMessageError,
     LengthPrefixed,
+    LengthPrefixedReader,
     Lines,
     MessageReceived,
     MessageTimeoutError,
@@ -1736,3 +1748,352 @@ async def test_idle_timeout_is_counted_from_the_last_byte_that_moved(
         # Never too early; how late it may be is a question of cost.
         assert start + 14 <= trio.current_time() <= start + 20
     await peer.aclose()
+
+
+# -- many messages at once: decoded ahead or one by one, it makes no difference
+
+
+@attrs.define(eq=False)
+class OneByOneReader(Reader[Any]):
+    """What another reader makes of the bytes, one message at a time."""
+
+    reader: Reader[Any]
+
+    def decode(self, buffer: ReceiveBuffer) -> Any:
+        return self.reader.decode(buffer)
+
+
+@attrs.frozen
+class OneByOne(Codec[Any, Any]):
+    """Another codec, less what makes it fast."""
+
+    codec: Codec[Any, Any]
+
+    def reader(self) -> Reader[Any]:
+        return OneByOneReader(self.codec.reader())
+
+    def writer(self) -> Writer[Any]:
+        return self.codec.writer()
+
+
+BURSTS: dict[str, tuple[Codec[Any, Any], list[Any]]] = {
+    "length": (LengthPrefixed(), [b"%d" % number for number in range(300)]),
+    "delimited": (Delimited(b"\n"), [b"%d" % number for number in range(300)]),
+    "delimiters": (Delimited([b"\n", b"\0"]), [b"%d" % number for number in range(300)]),
+    "lines": (Lines(), [str(number) for number in range(300)]),
+}
+
+
+@pytest.fixture(params=BURSTS)
+def many(request: pytest.FixtureRequest) -> tuple[Codec[Any, Any], list[Any]]:
+    return BURSTS[request.param]
+
+
+@pytest.fixture(params=[False, True], ids=["ahead", "one by one"])
+def codec_of(request: pytest.FixtureRequest) -> Callable[[Codec[Any, Any]], Codec[Any, Any]]:
+    def as_it_is(codec: Codec[Any, Any]) -> Codec[Any, Any]:
+        return codec
+
+    return OneByOne if request.param else as_it_is
+
+
+CodecOf = Callable[[Codec[Any, Any]], Codec[Any, Any]]
+
+
+def framed(codec: Codec[Any, Any], messages: list[Any]) -> bytes:
+    writer = codec.writer()
+    frames = [writer.encode(message) for message in messages]
+    return b"".join(frame for frame in frames if isinstance(frame, bytes))
+
+
+async def test_burst_is_received_in_order(
+    many: tuple[Codec[Any, Any], list[Any]], codec_of: CodecOf, pair: Pair, connect: Connect
+) -> None:
+    codec, messages = many
+    connection = connect(pair[0], codec=codec_of(codec))
+    stream = framed(codec, messages)
+    await pair[1].send_all(stream + stream[: len(stream) // 2])
+    await trio.testing.wait_all_tasks_blocked()
+    assert [await connection.receive() for _ in messages] == messages
+    before = len(messages)
+    assert connection.statistics().messages_received == before
+    await pair[1].send_all(stream[len(stream) // 2 :])
+    assert [await connection.receive() for _ in messages] == messages
+    statistics = connection.statistics()
+    assert statistics.messages_received == 2 * before
+    assert statistics.bytes_undecoded == 0
+
+
+async def test_statistics_in_the_middle_of_a_burst_count_what_was_delivered(
+    many: tuple[Codec[Any, Any], list[Any]], codec_of: CodecOf, connect: Connect
+) -> None:
+    codec, messages = many
+    ours, peer = memory()
+    connection = connect(ours, codec=codec_of(codec))
+    await peer.send_all(framed(codec, messages))
+    for count, message in enumerate(messages, start=1):
+        assert await connection.receive() == message
+        statistics = connection.statistics()
+        assert statistics.messages_received == count
+        assert statistics.bytes_undecoded == len(framed(codec, messages[count:]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 127, 128, 129, 130, 200, 299])
+async def test_reader_that_is_replaced_in_the_middle_of_a_burst_gets_the_rest(
+    many: tuple[Codec[Any, Any], list[Any]], codec_of: CodecOf, connect: Connect, count: int
+) -> None:
+    codec, messages = many
+    ours, peer = memory()
+    connection = connect(ours, codec=codec_of(codec))
+    await peer.send_all(framed(codec, messages))
+    assert [await connection.receive() for _ in range(count)] == messages[:count]
+    connection.reader = Everything()
+    assert await connection.receive() == framed(codec, messages[count:])
+    assert connection.statistics().messages_received == count + 1
+
+
+@attrs.define(eq=False)
+class Everything(Reader[bytes]):
+    """Whatever is there is a message."""
+
+    def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+        return buffer.take(len(buffer)) or NEED_DATA
+
+
+async def test_limit_that_is_changed_in_the_middle_of_a_burst_holds_for_the_next_message(
+    connect: Connect,
+) -> None:
+    codecs: list[tuple[Codec[Any, Any], Any]] = [
+        (LengthPrefixed(max_size=5), b"small"),
+        (Delimited(b"\n", max_size=5), b"small"),
+        (Delimited([b"\n", b"\0"], max_size=5), b"small"),
+        (Lines(max_size=5), "small"),
+    ]
+    for codec, message in codecs:
+        ours, peer = memory()
+        connection = connect(ours, codec=codec)
+        await peer.send_all(framed(codec, [message] * 10))
+        assert [await connection.receive() for _ in range(3)] == [message] * 3
+        reader: Any = connection.reader
+        reader.max_size = 4
+        with pytest.raises(MessageTooLargeError):
+            await connection.receive()
+        reader.max_size = 5
+        assert [await connection.receive() for _ in range(7)] == [message] * 7
+
+
+async def test_fault_in_a_burst_is_met_when_its_turn_comes(
+    codec_of: CodecOf, pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=codec_of(LengthPrefixed(max_size=5)))
+    await pair[1].send_all(frame(b"one") + frame(b"two") + frame(b"too large") + frame(b"three"))
+    assert await connection.receive() == b"one"
+    assert await connection.receive() == b"two"
+    for _ in range(2):
+        with pytest.raises(MessageTooLargeError):
+            await connection.receive()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, MessageTooLargeError)
+
+
+async def test_end_in_the_middle_of_a_burst_is_met_when_its_turn_comes(
+    codec_of: CodecOf, pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=codec_of(LengthPrefixed()))
+    await pair[1].send_all(frame(b"one") + frame(b"two") + frame(b"three")[:-1])
+    await pair[1].send_eof()
+    assert [await connection.receive(), await connection.receive()] == [b"one", b"two"]
+    with pytest.raises(IncompleteMessageError):
+        await connection.receive()
+
+
+async def test_closing_in_the_middle_of_a_burst_ends_it(
+    codec_of: CodecOf, pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0], codec=codec_of(LengthPrefixed()))
+    await pair[1].send_all(frame(b"x") * 10)
+    for _ in range(3):
+        assert await anext(connection) == b"x"
+    await trio.aclose_forcefully(connection)
+    for receive in (connection.receive, connection.__anext__):
+        with pytest.raises(trio.ClosedResourceError):
+            await receive()
+    assert connection.statistics().messages_received == 3
+    assert connection.statistics().bytes_undecoded == 7 * 5
+
+
+async def test_start_tls_in_the_middle_of_a_burst_is_refused(
+    codec_of: CodecOf, tls: Tls, connect: Connect
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours, codec=codec_of(LengthPrefixed()))
+    await peer.send_all(frame(b"STARTTLS") + frame(b"injected"))
+    assert await connection.receive() == b"STARTTLS"
+    with pytest.raises(ProtocolError, match="12 bytes in the clear"):
+        await connection.start_tls(tls.server, server_side=True)
+
+
+async def test_listener_that_comes_in_the_middle_of_a_burst_hears_of_the_rest(
+    codec_of: CodecOf, connect: Connect
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours, codec=codec_of(LengthPrefixed()))
+    await peer.send_all(b"".join(frame(b"%d" % number) for number in range(4)))
+    heard = []
+
+    async def hook(event: MessageReceived) -> None:
+        heard.append(event.message)
+
+    assert await connection.receive() == b"0"
+    async with connection.message_received.subscribe() as events:
+        assert await connection.receive() == b"1"
+        handle = connection.message_received.connect(hook)
+        assert await connection.receive() == b"2"
+        handle.disconnect()
+        assert await connection.receive() == b"3"
+        assert [(await events.receive()).message for _ in range(3)] == [b"1", b"2", b"3"]
+    assert heard == [b"2"]
+
+
+async def test_subclass_that_overrides_decode_alone_is_asked_for_every_message(
+    connect: Connect,
+) -> None:
+    @attrs.define(eq=False)
+    class Upper(LengthPrefixedReader):
+        def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+            message = super().decode(buffer)
+            return message if message is NEED_DATA else message.upper()
+
+    ours, peer = memory()
+    connection = connect(ours)
+    connection.reader = Upper(4, "big", 100)
+    await peer.send_all(frame(b"a") + frame(b"b") + frame(b"c"))
+    assert [await connection.receive() for _ in range(3)] == [b"A", b"B", b"C"]
+
+
+async def test_hooks_may_change_anything_in_the_middle_of_a_burst(codec_of: CodecOf) -> None:
+    heard = []
+    server = Server(codec=codec_of(LengthPrefixed()))
+
+    async def also(event: MessageReceived) -> None:
+        heard.append(("also", event.message))
+
+    @server.on_message
+    async def hook(connection: AnyConnection, message: bytes) -> None:
+        heard.append(("hook", message))
+        if message == b"listen":
+            server.message_received.connect(also)
+        elif message == b"stop listening":
+            server.message_received.disconnect(also)
+        elif message == b"lines":
+            connection.reader = Delimited(b"\n").reader()
+        elif message == b"close":
+            await connection.aclose()
+
+    ours, peer = memory()
+    words = [b"1", b"listen", b"2", b"stop listening", b"3", b"lines"]
+    await peer.send_all(b"".join(map(frame, words)) + b"4\n5\nclose\n6\n7\n")
+    await server.serve_stream(ours)
+    assert heard == [
+        ("hook", b"1"),
+        ("hook", b"listen"),
+        ("hook", b"2"),
+        ("also", b"2"),
+        ("hook", b"stop listening"),
+        ("also", b"stop listening"),  # it was listening when this began
+        ("hook", b"3"),
+        ("hook", b"lines"),
+        ("hook", b"4"),
+        ("hook", b"5"),
+        ("hook", b"close"),
+    ]
+
+
+async def test_hook_cannot_receive_from_the_connection_that_it_is_told_of(
+    codec_of: CodecOf,
+) -> None:
+    heard: list[Any] = []
+    server = Server(codec=codec_of(LengthPrefixed()))
+
+    @server.on_message
+    async def hook(connection: AnyConnection, message: bytes) -> None:
+        heard.append(message)
+        with pytest.raises(trio.BusyResourceError):
+            await connection.receive()
+
+    ours, peer = memory()
+    await peer.send_all(frame(b"a") + frame(b"b") + frame(b"c"))
+    await peer.send_eof()
+    await server.serve_stream(ours)
+    assert heard == [b"a", b"b", b"c"]
+
+
+async def test_connection_that_went_on_after_a_fault_does_not_end_for_it(connect: Connect) -> None:
+    @attrs.define(eq=False)
+    class Skipping(Reader[bytes]):
+        def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+            message = buffer.take(1)
+            if message == b"!":
+                raise ProtocolError("the peer sent an exclamation mark")
+            return NEED_DATA if message is None else message
+
+    ours, peer = memory()
+    connection = connect(ours)
+    connection.reader = Skipping()
+    await peer.send_all(b"ab!")
+    await peer.send_eof()
+    assert [await connection.receive(), await connection.receive()] == [b"a", b"b"]
+    with pytest.raises(ProtocolError):
+        await connection.receive()
+    with pytest.raises(trio.EndOfChannel):
+        await connection.receive()
+    await connection.aclose()
+    assert connection.close_reason is CloseReason.END_OF_STREAM
+
+
+async def test_replies_to_a_burst_are_written_when_they_come_to_much(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours, write_buffer_size=1000)
+    await peer.send_all(frame(b"x") * 50)
+    with counted_writes(ours) as writes:
+        for _ in range(50):
+            assert await connection.receive() == b"x"
+            await connection.send(bytes(100))
+        await connection.flush()
+    assert 3 < writes.count < 12
+    assert await read_exactly(peer, 50 * 104) == frame(bytes(100)) * 50
+    await peer.aclose()
+
+
+async def test_interrupted_wait_goes_on(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            assert await connection.receive() == b"message"
+
+        await trio.testing.wait_all_tasks_blocked()
+        connection.reader = LengthPrefixed().reader()
+        await trio.testing.wait_all_tasks_blocked()
+        await pair[1].send_all(frame(b"message"))
+
+
+@pytest.mark.parametrize("rude", [False, True])
+async def test_end_that_is_found_while_the_server_stops_is_the_peers(rude: bool) -> None:
+    ours, peer = tcp()
+
+    async def handle(connection: AnyConnection) -> None:
+        await connection.receive()
+        server.stop()
+        if rude:
+            reset(peer)
+        else:
+            await peer.send_eof()
+        with pytest.raises(trio.BrokenResourceError if rude else trio.EndOfChannel, match="peer"):
+            await connection.receive()
+
+    server = Server(handle)
+    await peer.send_all(frame(b"begin"))
+    await server.serve_stream(ours)
+    await trio.aclose_forcefully(peer)

@@ -618,3 +618,35 @@ def test_codecs_that_frame_alike_are_equal() -> None:
     assert Delimited([b"\r\n", b"\n"]) != Delimited([b"\n", b"\r\n"])
     assert Delimited(b"\n") != Delimited(b"\n", keep=True)
     assert Delimited(b"\n").reader().delimiter == b"\n"
+
+
+# -- many at once
+
+
+def test_ahead_is_decoded_what_is_whole_and_allowed_and_no_more_than_asked() -> None:
+    for codec in (Delimited(b"\n", max_size=3), Delimited([b"\n", b"\0"], max_size=3)):
+        reader = codec.reader()
+        buffer = ReceiveBuffer()
+        buffer.feed(b"a\n\nbc\ndef\n")
+        assert reader.decode_ahead(buffer, 3) == [b"a", b"", b"bc"]
+        assert reader.decode_ahead(buffer, 100) == [b"def"]
+        assert reader.decode_ahead(buffer, 100) == []
+        buffer.feed(b"ghij\nk\nl")
+        assert reader.decode_ahead(buffer, 100) == []
+        reader.max_size = 4
+        assert reader.decode_ahead(buffer, 100) == [b"ghij", b"k"]
+        assert reader.decode_ahead(buffer, 100) == []
+        assert buffer.peek(1) == b"l"
+
+
+def test_lines_are_decoded_ahead_as_far_as_they_are_text() -> None:
+    reader = Lines(max_size=3).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"a\r\nb\r\r\n\xc3\xa9\n")
+    assert reader.decode_ahead(buffer, 2) == ["a", "b\r"]
+    assert reader.decode_ahead(buffer, 2) == ["é"]
+    buffer.feed(b"c\n\xff\n")
+    assert reader.decode_ahead(buffer, 2) == []
+    assert reader.decode(buffer) == "c"
+    reader.encoding = "latin-1"
+    assert reader.decode_ahead(buffer, 2) == ["ÿ"]

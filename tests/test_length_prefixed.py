@@ -72,6 +72,19 @@ def test_byte_by_byte(size: int, byteorder: ByteOrder) -> None:
     assert read_all(codec.reader(), cut(stream, [1] * len(stream))) == Outcome(messages)
 
 
+def test_ahead_is_decoded_what_is_whole_and_allowed_and_no_more_than_asked() -> None:
+    reader = LengthPrefixed(1, max_size=3).reader()
+    buffer = ReceiveBuffer()
+    buffer.feed(b"\x01a\x00\x02bc\x03def\x04ghij\x01k\x02")
+    assert reader.decode_ahead(buffer, 3) == [b"a", b"", b"bc"]
+    assert reader.decode_ahead(buffer, 100) == [b"def"]
+    assert reader.decode_ahead(buffer, 100) == []
+    reader.max_size = 4
+    assert reader.decode_ahead(buffer, 100) == [b"ghij", b"k"]
+    assert reader.decode_ahead(buffer, 100) == []
+    assert len(buffer) == 1
+
+
 @given(SIZES, BYTE_ORDERS, st.lists(st.binary(max_size=255)), cuts())
 def test_what_is_written_is_read(
     size: int, byteorder: ByteOrder, messages: list[bytes], sizes: list[int]

@@ -240,6 +240,14 @@ class ReceiveBuffer:
         self._want(searched + 1)
         return None
 
+    def clear(self) -> None:
+        """Let go of all bytes, decoded or not."""
+        self.data = b""
+        self.start = 0
+        self._later.clear()
+        self._later_size = 0
+        self._search = None
+
     def compact(self) -> None:
         """Let go of memory held for decoded bytes only; a connection does before it waits."""
         start = self.start

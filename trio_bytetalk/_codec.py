@@ -18,6 +18,7 @@ from typing import (
     Literal,
     TypeAlias,
     TypeVar,
+    cast,
     overload,
 )
 
@@ -91,6 +92,40 @@ class Reader(ABC, Generic[ReceiveT]):
                 f"{len(buffer)} bytes of it and needs more"
             )
         return NEED_DATA
+
+
+def settle_first(reader: Any, _attribute: attrs.Attribute[Any], value: Any) -> Any:
+    """For the fields of an `AheadReader` that may be changed: ``attrs.field(on_setattr=…)``."""
+    if reader._settle is not None:
+        reader._settle()
+    return value
+
+
+@attrs.define(eq=False)
+class AheadReader(Reader[ReceiveT]):
+    """A reader that can decode many messages in one call, for speed.
+
+    They must be the ones that `decode` would give, one after the other, and depend on nothing but
+    the bytes and the reader's settings: for the connection puts back what it has decoded and not
+    delivered when another reader takes over, or when a setting of this one changes.
+    """
+
+    _settle: Callable[[], object] | None = attrs.field(default=None, init=False, repr=False)
+    """Set while messages are decoded and not delivered: what puts them back."""
+
+    @abstractmethod
+    def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[ReceiveT]:
+        """Take up to ``most`` messages that lie within the front, as far as nothing is unusual.
+
+        What follows is left to `decode`, errors above all.
+        """
+
+
+def ahead_reader(reader: Reader[ReceiveT]) -> AheadReader[ReceiveT] | None:
+    """The reader, if it can decode many messages in one call."""
+    # A subclass that overrides nothing but decode() wants just that to be called.
+    cls = next(cls for cls in type(reader).__mro__ if "decode" in vars(cls))
+    return cast("AheadReader[ReceiveT]", reader) if "decode_ahead" in vars(cls) else None
 
 
 @attrs.define(eq=False)

@@ -7,16 +7,28 @@ import enum
 import functools
 import logging
 import math
+import operator
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast
 
 import attrs
 import trio
 
 from ._buffer import ReceiveBuffer
-from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, ReceiveT, SendT, Writer
+from ._codec import (
+    NEED_DATA,
+    AheadReader,
+    Buffer,
+    Codec,
+    NeedData,
+    Reader,
+    ReceiveT,
+    SendT,
+    Writer,
+    ahead_reader,
+)
 from ._errors import ProtocolError
 from ._events import (
     EventEmitter,
@@ -47,6 +59,18 @@ NewReceiveT = TypeVar("NewReceiveT")
 _logger = logging.getLogger("trio_bytetalk.connection")
 
 # What a connection without a server is listened to by: nobody.
+# The iterator of no messages.
+_NOTHING: Final[Iterator[Any]] = iter(())
+
+# How many messages are decoded ahead, at the most: they hold memory, and are decoded again if
+# another reader takes over.
+_AHEAD: Final = 128
+
+# What the attrs class itself does takes twice as long, as it is frozen.
+_new_event: Final = object.__new__
+_set_connection: Final = cast(Any, MessageReceived.connection).__set__
+_set_message: Final = cast(Any, MessageReceived.message).__set__
+
 _NOBODY: Final[EventEmitter[Any]] = EventEmitter()
 
 
@@ -127,6 +151,13 @@ class Connection(
     _messages_received: int
     _messages_sent: int
 
+    # The messages that can be received without waiting: decoded already, many at once, if the
+    # reader can do that, or to be decoded one by one. That is what makes bursts cheap. _settle()
+    # puts back what was decoded.
+    _ahead: Iterator[ReceiveT]
+    _ahead_reader: AheadReader[ReceiveT] | None
+    _ahead_origin: tuple[int, int]  # where in the front they began, and how many they were
+
     # The emitters that hear this connection's events: its own once it has been asked for, the
     # server's as long as it has not been.
     _on_received: EventEmitter[MessageReceived]
@@ -178,6 +209,7 @@ class Connection(
             self._closing
         ) = None
         self._partial = (-1, 0.0)
+        self._ahead = _NOTHING
         self.use(codec)
         # Last, because it takes over the stream: if the codec's own code fails, our caller has it.
         self._transport = open_transport(stream, limits)
@@ -203,8 +235,10 @@ class Connection(
     def reader(self, reader: Reader[ReceiveT]) -> None:
         if not isinstance(reader, Reader):
             raise TypeError(f"reader must be a Reader, not {reader!r}")
+        self._settle()
         self._reader = reader
         self._decode = reader.decode
+        self._ahead_reader = ahead_reader(reader)
         if self._receiving:  # a task is waiting for a message as the old reader saw it
             self._buffer.wanted = 0
             self._transport.interrupt()
@@ -255,32 +289,20 @@ class Connection(
           trio.BusyResourceError: another task is receiving.
         """
         if not self._special:
-            try:
-                message = self._decode(self._buffer)
-            except ProtocolError as error:
-                self._note(error)
-                raise
-            if message is not NEED_DATA:
+            for message in self._ahead:
                 listeners = self._on_received._listeners
                 if listeners and not self._tell_nowait(message, listeners):
                     return await self._deliver(message)
-                self._messages_received += 1
                 return message
         return await self._receive()
 
     async def __anext__(self) -> ReceiveT:
         # receive() once more, for it is the hottest path of all: a call less for each message.
         if not self._special:
-            try:
-                message = self._decode(self._buffer)
-            except ProtocolError as error:
-                self._note(error)
-                raise
-            if message is not NEED_DATA:
+            for message in self._ahead:
                 listeners = self._on_received._listeners
                 if listeners and not self._tell_nowait(message, listeners):
                     return await self._deliver(message)
-                self._messages_received += 1
                 return message
         try:
             return await self._receive()
@@ -299,10 +321,14 @@ class Connection(
         if self._undelivered is not None:
             return await self._deliver_rest(*self._undelivered)
         buffer = self._buffer
+        transport = self._transport
+        if self._ahead is not _NOTHING:
+            self._end_ahead()
+        self._raised_at = -1
         self._receiving = self._special = True
         try:
             while self._end is None:
-                if len(buffer):
+                if buffer.start < len(buffer.data) or len(buffer):  # the call is for rare cases
                     buffer.wanted = 0
                     message = self._decode(buffer)
                     if message is not NEED_DATA:
@@ -310,11 +336,23 @@ class Connection(
                     buffer.compact()
                     await self._read_in_time()
                 else:
-                    buffer.compact()  # an idle connection holds no chunk
+                    buffer.clear()  # an idle connection holds no chunk
                     if self._may_be_idle:
                         await self._read_in_time()
-                    else:
+                    elif self._stopping or transport.error is not None:
                         await self._read()
+                    else:
+                        # _read() once more: every message that comes alone passes here.
+                        try:
+                            await transport.ready()
+                            data = None if self._closed else transport.take()
+                        except trio.BrokenResourceError as error:
+                            self._end = error
+                        else:
+                            if data and type(data) is bytes:
+                                buffer.data = data  # feed() does no more for an empty buffer
+                            else:
+                                self._feed(data)
             else:
                 message = self._decode(buffer)
                 if message is NEED_DATA and self._eof:
@@ -327,39 +365,92 @@ class Connection(
         finally:
             self._receiving = False
             self._special = self._closed
+        self._messages_received += 1
+        if buffer.start < len(buffer.data):
+            self._look_ahead()
         listeners = self._on_received._listeners
         if listeners and not self._tell_nowait(message, listeners):
             return await self._deliver(message)
-        self._messages_received += 1
         return message
+
+    def _look_ahead(self) -> None:
+        """Have the messages that follow, as far as they are here, ready to be received."""
+        reader = self._ahead_reader
+        if reader is not None:
+            buffer = self._buffer
+            start = buffer.start
+            messages = reader.decode_ahead(buffer, _AHEAD)
+            if messages:
+                self._ahead = iter(messages)
+                self._ahead_origin = (start, len(messages))
+                self._messages_received += len(messages)
+                reader._settle = self._settle
+        else:
+            self._ahead = self._decode_lazily()
+
+    def _decode_lazily(self) -> Iterator[ReceiveT]:
+        buffer = self._buffer
+        while buffer.start < len(buffer.data):
+            try:
+                # Not kept in a variable, for the reader may be replaced at any time.
+                message = self._decode(buffer)
+            except ProtocolError as error:
+                self._note(error)
+                raise
+            if message is NEED_DATA:
+                return
+            self._messages_received += 1
+            yield message
+
+    def _settle(self) -> None:
+        """Put back into the buffer what was decoded and not received."""
+        left = operator.length_hint(self._ahead)  # of a list's iterator, exact
+        if left:
+            self._messages_received -= left
+            start, count = self._ahead_origin
+            buffer = self._buffer
+            buffer.start = start
+            for _ in range(count - left):
+                self._decode(buffer)
+            for _ in self._ahead:  # there may be a loop over it
+                pass
+        if self._ahead is not _NOTHING:
+            self._end_ahead()
+
+    def _end_ahead(self) -> None:
+        self._ahead = _NOTHING
+        if self._ahead_reader is not None:
+            self._ahead_reader._settle = None  # it refers to this connection
 
     async def _read(self) -> None:
         transport = self._transport
-        stopping = self._stopping
         if isinstance(transport.error, GivenUpError):
             self._end = transport.error
             return
         try:
-            if stopping:
+            if self._stopping:
                 # What has arrived by now counts as received before the stop.
-                data = await transport.take_rest(self._buffer.feed)
+                rest = await transport.take_rest(self._buffer.feed)
+                self._feed(rest)
+                if rest is None and self._end is None:
+                    self._end = trio.EndOfChannel("the server is stopping")
             else:
                 await transport.ready()
-                data = None if self._closed else transport.take()
-            if self._closed:
-                raise trio.ClosedResourceError("this connection was closed by another task")
+                self._feed(None if self._closed else transport.take())
         except trio.BrokenResourceError as error:
             self._end = error
-            return
+
+    def _feed(self, data: bytes | bytearray | None) -> None:
+        """Go on with what `Transport.take` has returned."""
+        if self._closed:
+            raise trio.ClosedResourceError("this connection was closed by another task")
         if data:
             self._buffer.feed(data)
         elif data is not None:
             self._eof = True
             self._end = trio.EndOfChannel("the peer finished")
-        elif stopping:
-            self._end = trio.EndOfChannel("the server is stopping")
-        elif isinstance(transport.error, GivenUpError):
-            self._end = transport.error
+        elif isinstance(self._transport.error, GivenUpError):
+            self._end = self._transport.error
 
     async def _read_in_time(self) -> None:
         """Read until decoding again makes sense, or time is up."""
@@ -419,11 +510,33 @@ class Connection(
     def _tell_nowait(self, message: ReceiveT, listeners: tuple[Any, ...]) -> bool:
         """If a subscription is all who listen, and has room: tell it. Say whether that was so."""
         listener = listeners[0]
-        return (
-            type(listener) is Subscription
-            and len(listeners) == 1
-            and listener._offer(MessageReceived(self, message))
-        )
+        if type(listener) is not Subscription or len(listeners) > 1:
+            return False
+        event = _new_event(MessageReceived)
+        _set_connection(event, self)
+        _set_message(event, message)
+        return listener._offer(event)
+
+    async def _consume(self) -> None:
+        """Receive every message, for the hooks are all that wants them."""
+        try:
+            while True:
+                await self.receive()
+                listeners = self._on_received._listeners
+                if len(listeners) != 1 or type(listeners[0]) is not MessageHook:
+                    continue
+                hook = listeners[0].function
+                self._receiving = self._special = True
+                try:
+                    for message in self._ahead:
+                        await hook(self, message)
+                        if self._closed or self._on_received._listeners is not listeners:
+                            break
+                finally:
+                    self._receiving = False
+                    self._special = self._closed
+        except trio.EndOfChannel:
+            pass
 
     async def _deliver(self, message: ReceiveT) -> ReceiveT:
         """Tell the listeners of a message, then return it."""
@@ -438,7 +551,6 @@ class Connection(
             finally:
                 self._receiving = False
                 self._special = self._closed or self._undelivered is not None
-            self._messages_received += 1
             return message
         return await self._deliver_rest(message, self._on_received._flat_listeners())
 
@@ -455,7 +567,6 @@ class Connection(
         finally:
             self._receiving = False
             self._special = self._closed or self._undelivered is not None
-        self._messages_received += 1
         return message
 
     def _note(self, error: ProtocolError) -> None:
@@ -491,12 +602,14 @@ class Connection(
             frame = self._encode(message)
             if type(frame) is bytes:
                 self._messages_sent += 1
-                buffer = self._buffer
-                if transport.deferring:
-                    transport.collect(frame)
-                elif buffer.start < len(buffer.data):
-                    transport.defer()
-                    transport.collect(frame)
+                if transport.deferring or self._ahead is not _NOTHING:
+                    # collect() once more, for the hottest path of all.
+                    transport._queue.append(frame)
+                    transport.queued = queued = transport.queued + len(frame)
+                    if queued > transport._flush_at:
+                        transport.flush_full()
+                    elif not transport.deferring:
+                        transport.defer()
                 else:
                     transport.write(frame)
                 return
@@ -611,8 +724,7 @@ class Connection(
     def _write(self) -> None:
         """Have what was queued written: now, or together with the rest of a burst's replies."""
         transport = self._transport
-        buffer = self._buffer
-        if transport.deferring or buffer.start < len(buffer.data):
+        if transport.deferring or self._ahead is not _NOTHING:
             transport.defer()
         else:
             transport.flush_now()
@@ -634,6 +746,7 @@ class Connection(
             return
         self._closing = trio.Event()
         self._closed = self._special = True
+        self._settle()
         transport = self._transport
         transport.refuse(trio.ClosedResourceError("this connection was closed"))
         transport.interrupt()
@@ -741,6 +854,7 @@ class Connection(
             raise trio.BusyResourceError("another task is receiving from this connection")
         if self._transport.in_announcement:
             raise trio.BusyResourceError("a message_written hook cannot start TLS")
+        self._settle()
         self._receiving = self._special = True
         try:
             plain = self._transport
@@ -809,9 +923,10 @@ class Connection(
 
     def statistics(self) -> ConnectionStatistics:
         """Numbers of this connection, as of now."""
+        self._settle()
         transport = self._transport
         return ConnectionStatistics(
-            messages_received=self._messages_received,
+            messages_received=self._messages_received - (self._undelivered is not None),
             messages_sent=self._messages_sent,
             bytes_received=transport.bytes_received,
             bytes_sent=transport.bytes_written,

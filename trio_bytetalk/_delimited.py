@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import attrs
 
 from ._buffer import ReceiveBuffer
-from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
+from ._codec import NEED_DATA, AheadReader, Buffer, Codec, NeedData, Writer, settle_first, to_bytes
 from ._errors import EncodeError, InvalidMessageError, MessageTooLargeError
 from ._validators import whole_number
 
@@ -19,6 +19,9 @@ from ._validators import whole_number
 # would not be linear.
 
 _CARRIAGE_RETURN = ord("\r")
+
+# What is split at once: no more than that is copied for nothing if it has more messages than asked.
+_AHEAD_SIZE = 16 * 1024
 
 Delimiter = bytes | tuple[bytes, ...]
 
@@ -37,13 +40,31 @@ def _in_words(delimiter: Delimiter) -> str:
     return " or ".join(map(repr, _several(delimiter)))
 
 
+def _split(buffer: ReceiveBuffer, delimiter: bytes, most: int, max_size: int) -> list[bytes]:
+    """Take what stands in front of each of up to ``most`` delimiters in the front.
+
+    Nothing is taken if one of these messages is too large.
+    """
+    data = buffer.data
+    start = buffer.start
+    end = data.rfind(delimiter, start, start + _AHEAD_SIZE)
+    if end < 0:
+        return []
+    messages = data[start : end + len(delimiter)].split(delimiter, most)
+    rest = messages.pop()
+    if len(max(messages, key=len)) > max_size:
+        return []
+    buffer.start = end + len(delimiter) - len(rest)
+    return messages
+
+
 @attrs.define(eq=False)
-class DelimitedReader(Reader[bytes]):
+class DelimitedReader(AheadReader[bytes]):
     """The reader of `Delimited`; its ``max_size`` may be changed between two messages."""
 
     delimiter: Delimiter = attrs.field(on_setattr=attrs.setters.frozen)
-    max_size: int
-    keep: bool = False
+    max_size: int = attrs.field(on_setattr=settle_first)
+    keep: bool = attrs.field(default=False, on_setattr=attrs.setters.frozen)
     _only: bytes | None = attrs.field(init=False)  # None if there are several
     _pattern: re.Pattern[bytes] = attrs.field(init=False)
     _longest: int = attrs.field(init=False)
@@ -90,6 +111,21 @@ class DelimitedReader(Reader[bytes]):
         message = cast(bytes, buffer.take(after if self.keep else length))
         buffer.skip(after - len(message))
         return message
+
+    def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[bytes]:
+        if self._only is not None and not self.keep:
+            return _split(buffer, self._only, most, self.max_size)
+        messages = []
+        data = buffer.data
+        begin = buffer.start
+        for match in itertools.islice(self._pattern.finditer(data, begin), most):
+            end, after = match.span()
+            if end - begin > self.max_size:
+                break
+            messages.append(data[begin : after if self.keep else end])
+            begin = after
+        buffer.start = begin
+        return messages
 
 
 @attrs.define(eq=False)
@@ -210,11 +246,11 @@ class Delimited(Codec[bytes, bytes]):
 
 
 @attrs.define(eq=False)
-class LinesReader(Reader[str]):
+class LinesReader(AheadReader[str]):
     """The reader of `Lines`; its ``max_size`` may be changed between two lines."""
 
-    encoding: str
-    max_size: int
+    encoding: str = attrs.field(on_setattr=settle_first)
+    max_size: int = attrs.field(on_setattr=settle_first)
 
     def decode(self, buffer: ReceiveBuffer) -> str | Literal[NeedData.NEED_DATA]:
         if buffer._search is None:
@@ -252,6 +288,19 @@ class LinesReader(Reader[str]):
             return line.decode(self.encoding)
         except UnicodeError as error:
             raise self._undecodable(line, error) from None
+
+    def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[str]:
+        start = buffer.start
+        # With the carriage return, which does not count: so the largest line is left to decode().
+        lines = _split(buffer, b"\n", most, self.max_size)
+        if buffer.data.find(b"\r", start, buffer.start) >= 0:
+            lines = [line.removesuffix(b"\r") for line in lines]
+        encoding = self.encoding
+        try:
+            return [line.decode(encoding) for line in lines]
+        except UnicodeError:
+            buffer.start = start
+            return []
 
     def _undecodable(self, line: bytes, error: UnicodeError) -> InvalidMessageError:
         reason = f"not {self.encoding}: {error}"

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import attrs
 
 from ._buffer import ReceiveBuffer
-from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
+from ._codec import NEED_DATA, AheadReader, Buffer, Codec, NeedData, Writer, settle_first, to_bytes
 from ._errors import EncodeError, MessageTooLargeError, ProtocolError
 from ._validators import one_of, whole_number
 
@@ -44,12 +44,12 @@ def _unpacker(
 
 
 @attrs.define(eq=False)
-class LengthPrefixedReader(Reader[bytes]):
+class LengthPrefixedReader(AheadReader[bytes]):
     """The reader of `LengthPrefixed`; its ``max_size`` may be changed between two messages."""
 
     size: int
     byteorder: ByteOrder
-    max_size: int
+    max_size: int = attrs.field(on_setattr=settle_first)
     _unpack: Callable[[bytes, int], tuple[int, ...]] = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -79,6 +79,29 @@ class LengthPrefixedReader(Reader[bytes]):
             )
         message = buffer.take(length, skip=self.size)
         return NEED_DATA if message is None else message
+
+    def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[bytes]:
+        data = buffer.data
+        there = len(data)
+        size = self.size
+        last = there - size
+        start = buffer.start
+        max_size = self.max_size
+        unpack = self._unpack
+        messages: list[bytes] = []
+        append = messages.append
+        for _ in range(most):
+            if start > last:
+                break
+            (length,) = unpack(data, start)
+            begin = start + size
+            end = begin + length
+            if end > there or length > max_size:
+                break
+            append(data[begin:end])
+            start = end
+        buffer.start = start
+        return messages
 
 
 @attrs.define(eq=False)

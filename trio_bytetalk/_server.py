@@ -578,8 +578,7 @@ class Server(Generic[SendT, ReceiveT]):
             if self.handler is not None:
                 await self.handler(connection)
             else:
-                async for _ in connection:
-                    pass  # the hooks have it
+                await connection._consume()
         except BaseException as error:
             rest = _judge(connection, error, stopping=run.stopping)
             if rest is error:

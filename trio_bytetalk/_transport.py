@@ -253,9 +253,13 @@ class Transport(ABC):
         self._queue.append(frame)
         self.queued += len(frame)
         if self.queued > self._flush_at:
-            self.flush_now()
-            self._writes_left = 0  # a task that sends on and on must yield now and then
-            self.clear = False
+            self.flush_full()
+
+    def flush_full(self) -> None:
+        """What `collect` does when it has collected enough."""
+        self.flush_now()
+        self._writes_left = 0  # a task that sends on and on must yield now and then
+        self.clear = False
 
     async def put(self, frame: Frame, announce: Announce | None = None) -> None:
         """Queue a frame, after waiting until there is room for it.
@@ -655,7 +659,9 @@ class SocketTransport(Transport):
         return readiness.wait_readable()
 
     def take(self) -> bytes | None:
-        if self._writes_left != _WRITES_PER_TURN:
+        if self.clear:
+            self._writes_left = _WRITES_PER_TURN
+        else:
             self._renew_turn()
         size = self._read_size
         try:
