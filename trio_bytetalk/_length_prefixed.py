@@ -43,12 +43,19 @@ def _unpacker(
     return unpack_from
 
 
+@functools.cache
+def _small_headers(size: int, byteorder: ByteOrder) -> dict[int, bytes]:
+    """The length fields of small messages, for making one takes a third of the time of encoding."""
+    lengths = range(min(1024, _most(size) + 1))
+    return {length: length.to_bytes(size, byteorder) for length in lengths}
+
+
 @attrs.define(eq=False)
 class LengthPrefixedReader(AheadReader[bytes]):
     """The reader of `LengthPrefixed`; its ``max_size`` may be changed between two messages."""
 
-    size: int
-    byteorder: ByteOrder
+    size: int = attrs.field(on_setattr=attrs.setters.frozen)
+    byteorder: ByteOrder = attrs.field(on_setattr=attrs.setters.frozen)
     max_size: int = attrs.field(on_setattr=settle_first)
     _unpack: Callable[[bytes, int], tuple[int, ...]] = attrs.field(init=False, repr=False)
 
@@ -210,14 +217,21 @@ def _take_behind(header: bytes, buffer: ReceiveBuffer, size: int) -> bytes:
 class LengthPrefixedWriter(Writer[bytes]):
     """The writer of `LengthPrefixed`; its ``max_size`` may be changed between two messages."""
 
-    size: int
-    byteorder: ByteOrder
+    size: int = attrs.field(on_setattr=attrs.setters.frozen)
+    byteorder: ByteOrder = attrs.field(on_setattr=attrs.setters.frozen)
     max_size: int
+    _headers: dict[int, bytes] = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._headers = _small_headers(self.size, self.byteorder)
 
     def encode(self, message: Buffer) -> bytes | tuple[bytes, bytes | memoryview]:
         if type(message) is not bytes:
             message = to_bytes(message, "LengthPrefixed")
         length = len(message)
+        header = self._headers.get(length)
+        if header is not None and length <= self.max_size:
+            return header + message
         if length > self.max_size:
             raise EncodeError(
                 f"the message has {length} bytes; max_size allows {self.max_size} bytes"
