@@ -29,10 +29,9 @@ from ._timer import Timer
 
 _logger = logging.getLogger("trio_bytetalk.transport")
 
-# How much is read at once, and how much from a peer that has filled that, for every read costs a
-# system call and a task switch. More would let one connection hold up the others for long.
+# How much is read at once. From 128 KiB on, a C library may give fresh pages for every read, and to
+# have those zeroed costs more than to read again.
 _READ_SIZE: Final = 64 * 1024
-_LARGE_READ_SIZE: Final = 256 * 1024
 
 # Frames that are collected in a burst are written before its end if they come to so many bytes.
 _FLUSH_SIZE: Final = 64 * 1024
@@ -174,6 +173,9 @@ class Transport(ABC):
     stream: trio.abc.Stream
     limits: Limits
 
+    has_more: bool = attrs.field(default=False, init=False)
+    """Whether `take` had so much that it will have more, probably."""
+
     bytes_received: int = attrs.field(default=0, init=False)
     bytes_written: int = attrs.field(default=0, init=False)
 
@@ -247,6 +249,11 @@ class Transport(ABC):
     @abstractmethod
     def write(self, frame: bytes) -> None:
         """Write a frame now, and queue what is not taken of it. Only when `clear`."""
+
+    def write_pieces(self, pieces: Sequence[Buffer]) -> None:
+        """`write` for a frame in pieces."""
+        self._enqueue(pieces, None)
+        self.flush_now()
 
     def collect(self, frame: bytes) -> None:
         """Queue a frame that is written later, as `defer` has said. Only when `clear`."""
@@ -639,7 +646,6 @@ class SocketTransport(Transport):
     _socket: socket.socket = attrs.field(init=False)
     _fd: int = attrs.field(init=False)
     _readiness: Readiness = attrs.field(init=False)
-    _read_size: int = attrs.field(default=_READ_SIZE, init=False)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -663,9 +669,9 @@ class SocketTransport(Transport):
             self._writes_left = _WRITES_PER_TURN
         else:
             self._renew_turn()
-        size = self._read_size
+        self.has_more = False
         try:
-            data = os.read(self._fd, size)
+            data = os.read(self._fd, _READ_SIZE)
         except BlockingIOError:
             self._readiness.readable = False
             return None
@@ -675,12 +681,10 @@ class SocketTransport(Transport):
             raise broken(error) from error
         count = len(data)
         self.bytes_received += count
-        if count == size:
-            self._read_size = _LARGE_READ_SIZE
+        if count == _READ_SIZE:
+            self.has_more = True
         elif not self._readiness.hung_up:
             self._readiness.readable = False
-            if count < _READ_SIZE:
-                self._read_size = _READ_SIZE
         return data
 
     async def take_rest(
@@ -719,6 +723,23 @@ class SocketTransport(Transport):
         else:
             self.collect(frame)
             self.flush_now()
+
+    def write_pieces(self, pieces: Sequence[Buffer]) -> None:
+        if not self._queue and len(pieces) <= _GATHER_PIECES:
+            # As the general way does it, less what it does for other frames.
+            self._count_write()
+            try:
+                written = os.writev(self._fd, pieces)
+            except OSError:
+                written = 0  # what is wrong, if it is more than a full buffer, is seen again
+            if written == sum(map(len, pieces)):
+                self.bytes_written += written
+                return
+            self._enqueue(pieces, None)
+            self._taken(written)
+            self.flush_now()
+        else:
+            super().write_pieces(pieces)
 
     def flush_now(self) -> None:
         self.deferring = False
