@@ -125,7 +125,10 @@ def run_program(command: Sequence[str], core: int | None, root: Path = ROOT) -> 
 
 def _environment(root: Path) -> dict[str, str]:
     # The root comes first, so that a server imports the library that stands beside it.
-    return dict(os.environ, PYTHONPATH=str(root))
+    environment = dict(os.environ, PYTHONPATH=str(root))
+    # As after an installation, compiling is nothing that an import should be measured by.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
 
 
 def _read_port(fd: int) -> int | None:

@@ -10,10 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import pytest
+
 import trio_bytetalk
 
 
 def test_everything_public_is_exported_once() -> None:
+    for name in trio_bytetalk.__all__:  # which imports the last of it
+        getattr(trio_bytetalk, name)
     public = {
         name
         for name, value in vars(trio_bytetalk).items()
@@ -86,3 +90,23 @@ def test_importing_takes_nothing_but_trio_and_attrs() -> None:
     others = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
     assert others == {"trio_bytetalk"}
     assert "trio_bytetalk.testing" not in imported
+
+
+def test_codecs_are_imported_when_they_are_asked_for() -> None:
+    program = """if True:
+        import sys
+        import trio_bytetalk
+        assert "COBS" in dir(trio_bytetalk)
+        assert "trio_bytetalk._stuffed" not in sys.modules
+        trio_bytetalk.COBS()
+        assert "trio_bytetalk._stuffed" in sys.modules
+        from trio_bytetalk import *
+        assert Lines is trio_bytetalk.Lines
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert "COBS" in dir(trio_bytetalk)
+
+
+def test_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'trio_bytetalk' has no attribute 'Cobs'"):
+        trio_bytetalk.Cobs  # noqa: B018

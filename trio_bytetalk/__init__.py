@@ -1,10 +1,11 @@
 """Message networking for Trio: servers and clients that exchange messages over byte streams."""
 
+import importlib
+import typing
+
 from ._buffer import ReceiveBuffer
-from ._chunks import Chunks, ChunksReader, ChunksWriter
 from ._client import open_connection, open_tcp_connection, open_unix_connection
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer
-from ._compression import CompressedReader, CompressedWriter
 from ._connection import (
     CloseReason,
     Connection,
@@ -13,23 +14,6 @@ from ._connection import (
     IdleTimeoutError,
     MessageTimeoutError,
     QueueFullError,
-)
-from ._content_length import ContentLength, ContentLengthReader, ContentLengthWriter
-from ._decimal_prefixed import (
-    Netstring,
-    NetstringReader,
-    NetstringWriter,
-    OctetCounted,
-    OctetCountedReader,
-    OctetCountedWriter,
-)
-from ._delimited import (
-    Delimited,
-    DelimitedReader,
-    DelimitedWriter,
-    Lines,
-    LinesReader,
-    LinesWriter,
 )
 from ._errors import (
     BytetalkError,
@@ -50,21 +34,42 @@ from ._events import (
     Subscription,
     SubscriptionOverflowError,
 )
-from ._fixed_size import (
-    FixedSize,
-    FixedSizeReader,
-    FixedSizeWriter,
-    Structs,
-    StructsReader,
-    StructsWriter,
-)
 from ._length_prefixed import LengthPrefixed, LengthPrefixedReader, LengthPrefixedWriter
 from ._limits import LimitOptions, Limits
-from ._messages import MappedReader, MappedWriter
 from ._server import BroadcastResult, Handler, Server, ServerStatistics
-from ._stuffed import COBS, SLIP, COBSReader, COBSWriter, SLIPReader, SLIPWriter
 from ._transport import GivenUpError, SendTimeoutError
-from ._varint_prefixed import VarintPrefixed, VarintPrefixedReader, VarintPrefixedWriter
+
+if typing.TYPE_CHECKING:
+    from ._chunks import Chunks, ChunksReader, ChunksWriter
+    from ._compression import CompressedReader, CompressedWriter
+    from ._content_length import ContentLength, ContentLengthReader, ContentLengthWriter
+    from ._decimal_prefixed import (
+        Netstring,
+        NetstringReader,
+        NetstringWriter,
+        OctetCounted,
+        OctetCountedReader,
+        OctetCountedWriter,
+    )
+    from ._delimited import (
+        Delimited,
+        DelimitedReader,
+        DelimitedWriter,
+        Lines,
+        LinesReader,
+        LinesWriter,
+    )
+    from ._fixed_size import (
+        FixedSize,
+        FixedSizeReader,
+        FixedSizeWriter,
+        Structs,
+        StructsReader,
+        StructsWriter,
+    )
+    from ._messages import MappedReader, MappedWriter
+    from ._stuffed import COBS, SLIP, COBSReader, COBSWriter, SLIPReader, SLIPWriter
+    from ._varint_prefixed import VarintPrefixed, VarintPrefixedReader, VarintPrefixedWriter
 
 __version__ = "0.1.0"
 
@@ -151,9 +156,67 @@ __all__ = [
     "open_unix_connection",
 ]
 
-# Names are shown as users import them, not by the modules that happen to hold them.
-for _name in __all__:
-    _object = globals()[_name]
-    if getattr(_object, "__module__", "").startswith(__name__ + "._"):
-        _object.__module__ = __name__
-del _name, _object
+# What most programs do without is imported when it is asked for: many small classes take long.
+_LATER = {
+    "Chunks": "_chunks",
+    "ChunksReader": "_chunks",
+    "ChunksWriter": "_chunks",
+    "CompressedReader": "_compression",
+    "CompressedWriter": "_compression",
+    "ContentLength": "_content_length",
+    "ContentLengthReader": "_content_length",
+    "ContentLengthWriter": "_content_length",
+    "Netstring": "_decimal_prefixed",
+    "NetstringReader": "_decimal_prefixed",
+    "NetstringWriter": "_decimal_prefixed",
+    "OctetCounted": "_decimal_prefixed",
+    "OctetCountedReader": "_decimal_prefixed",
+    "OctetCountedWriter": "_decimal_prefixed",
+    "Delimited": "_delimited",
+    "DelimitedReader": "_delimited",
+    "DelimitedWriter": "_delimited",
+    "Lines": "_delimited",
+    "LinesReader": "_delimited",
+    "LinesWriter": "_delimited",
+    "FixedSize": "_fixed_size",
+    "FixedSizeReader": "_fixed_size",
+    "FixedSizeWriter": "_fixed_size",
+    "Structs": "_fixed_size",
+    "StructsReader": "_fixed_size",
+    "StructsWriter": "_fixed_size",
+    "MappedReader": "_messages",
+    "MappedWriter": "_messages",
+    "COBS": "_stuffed",
+    "SLIP": "_stuffed",
+    "COBSReader": "_stuffed",
+    "COBSWriter": "_stuffed",
+    "SLIPReader": "_stuffed",
+    "SLIPWriter": "_stuffed",
+    "VarintPrefixed": "_varint_prefixed",
+    "VarintPrefixedReader": "_varint_prefixed",
+    "VarintPrefixedWriter": "_varint_prefixed",
+}
+
+
+def _exported(name: str, value: typing.Any) -> typing.Any:
+    """Export an object as users import it, not by the module that happens to hold it."""
+    if getattr(value, "__module__", "").startswith(__name__ + "._"):
+        value.__module__ = __name__
+    globals()[name] = value
+    return value
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LATER[name]}")
+    return _exported(name, getattr(module, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+for _name in set(__all__) - _LATER.keys():
+    _exported(_name, globals()[_name])
+del _name
