@@ -206,11 +206,13 @@ def _exported(name: str, value: typing.Any) -> typing.Any:
     return value
 
 
-def __getattr__(name: str) -> typing.Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_LATER[name]}")
-    return _exported(name, getattr(module, name))
+if not typing.TYPE_CHECKING:  # or a type checker would believe that every name is there
+
+    def __getattr__(name: str) -> typing.Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_LATER[name]}")
+        return _exported(name, getattr(module, name))
 
 
 def __dir__() -> list[str]:
