@@ -2097,3 +2097,41 @@ async def test_end_that_is_found_while_the_server_stops_is_the_peers(rude: bool)
     await peer.send_all(frame(b"begin"))
     await server.serve_stream(ours)
     await trio.aclose_forcefully(peer)
+
+
+# -- broadcasting
+
+
+async def test_broadcasts_of_one_turn_reach_equal_codecs_in_order_and_encoded_once() -> None:
+    encoded = []
+
+    @attrs.define(eq=False)
+    class NotingWriter(Writer[bytes]):
+        def encode(self, message: bytes) -> bytes:
+            encoded.append(message)
+            return frame(message)
+
+    @attrs.frozen
+    class Noting(Codec[bytes, bytes]):
+        def reader(self) -> Reader[bytes]:
+            return LengthPrefixed().reader()
+
+        def writer(self) -> Writer[bytes]:
+            return NotingWriter()
+
+    server = Server(codec=Noting())
+
+    @server.on_connect
+    async def choose(connection: AnyConnection) -> None:
+        connection.use(Noting())
+
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(open_memory_connection(server)) for _ in range(3)
+        ]
+        await trio.testing.wait_all_tasks_blocked()
+        for message in (b"one", b"two", b"three"):
+            assert server.broadcast(message).queued == 3
+        for client in clients:
+            assert [await client.receive() for _ in range(3)] == [b"one", b"two", b"three"]
+    assert encoded == [b"one", b"two", b"three"]

@@ -7,6 +7,7 @@ test.
 from __future__ import annotations
 
 import enum
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import (
@@ -123,9 +124,14 @@ class AheadReader(Reader[ReceiveT]):
 
 def ahead_reader(reader: Reader[ReceiveT]) -> AheadReader[ReceiveT] | None:
     """The reader, if it can decode many messages in one call."""
+    return cast("AheadReader[ReceiveT]", reader) if _decodes_ahead(type(reader)) else None
+
+
+@functools.cache
+def _decodes_ahead(reader: type[Reader[Any]]) -> bool:
     # A subclass that overrides nothing but decode() wants just that to be called.
-    cls = next(cls for cls in type(reader).__mro__ if "decode" in vars(cls))
-    return cast("AheadReader[ReceiveT]", reader) if "decode_ahead" in vars(cls) else None
+    cls = next(cls for cls in reader.__mro__ if "decode" in vars(cls))
+    return "decode_ahead" in vars(cls)
 
 
 @attrs.define(eq=False)

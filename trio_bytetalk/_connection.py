@@ -700,19 +700,31 @@ class Connection(
         codec = self._codec
         if codec is None or self._writer.stateful:
             return self._frame(message)
-        frame = frames.get(codec)
+        # By identity first: mostly it is one object, and to compare it would cost more.
+        frame = frames.get(id(codec))
         if frame is None:
-            frame = frames[codec] = self._frame(message)
+            frame = frames.get(codec)
+            if frame is None:
+                frame = frames[codec] = self._frame(message)
+            frames[id(codec)] = frame
         return frame
 
     def _queue_broadcast(self, frame: Frame, message: SendT) -> bool | None:
         """Queue a frame for the next turn; False if the queue is full, None if it is closed."""
+        transport = self._transport
+        if transport.clear and type(frame) is tuple and not self._on_written._listeners:
+            (single,) = frame
+            self._messages_sent += 1
+            transport.collect(single)
+            if not transport.deferring:
+                transport.defer()
+            return True
         try:
             if not self._put_nowait(frame, message):
                 return False
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None  # as it was already, or as was found out just now
-        self._transport.defer()
+        transport.defer()
         return True
 
     def _announcement(self, message: SendT) -> Callable[[], Awaitable[None]] | None:

@@ -476,7 +476,8 @@ class Transport(ABC):
             if count:
                 queue[done] = memoryview(queue[done])[count:]
             del queue[:done]
-        self._admit()
+        if self._senders:
+            self._admit()
         if self._announcements:
             self._start_announcer()
         if not self.clear:
