@@ -16,7 +16,7 @@ import trio
 import trustme
 from pairs import KINDS, TIGHT_KINDS, Pair
 
-from trio_bytetalk import Connection, open_connection
+from trio_bytetalk import Connection, _epoll, open_connection
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("trio_bytetalk", deadline=None)
@@ -101,3 +101,10 @@ def tls() -> Tls:
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return Tls(server, client)
+
+
+@pytest.fixture(params=["alone", "in a crowd"])
+def company(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's few sockets are waited for one by one, and then as if they were many."""
+    if request.param == "in a crowd":
+        monkeypatch.setattr(_epoll, "_FEW", 0)

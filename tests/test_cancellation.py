@@ -32,6 +32,8 @@ from trio_bytetalk import (
     open_connection,
 )
 
+pytestmark = pytest.mark.usefixtures("company")
+
 AnyConnection = Connection[Any, Any]
 
 Moment = Literal["as it stops", "before it goes on"]

@@ -18,6 +18,12 @@ from trio_bytetalk._epoll import Readiness, register
 pytestmark = pytest.mark.skipif(not _epoll.EPOLL_AVAILABLE, reason="this system has no epoll")
 
 
+@pytest.fixture(autouse=True)
+def crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The few sockets of a test are taken for many."""
+    monkeypatch.setattr(_epoll, "_FEW", 0)
+
+
 @attrs.define
 class Ends:
     """A registered socket, and its peer."""
@@ -285,3 +291,83 @@ async def test_what_wakes_a_task_up_is_an_outcome_as_any_other() -> None:
     assert _epoll._WAKE.send(generator()) == "sent"
     async with contextlib.aclosing(asynchronous()) as agen:
         assert await _epoll._WAKE.asend(agen) == "sent"
+
+
+# -- a few sockets
+
+
+@pytest.fixture
+async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ends]:
+    """A registered socket that does not make a crowd."""
+    monkeypatch.setattr(_epoll, "_FEW", 1)
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        there.setblocking(False)
+        lone = Ends(register(here.fileno()), here, there)
+        yield lone
+        lone.readiness.close()
+
+
+async def test_lone_socket_is_waited_for_without_the_epoll(lone: Ends) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, lone.readiness)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not _epoll._hub.get().epoll.poll(0)
+        lone.there.send(b"x")
+        assert not _epoll._hub.get().epoll.poll(0)
+    assert lone.readiness.readable
+
+
+async def test_lone_reader_can_be_woken_up(lone: Ends) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, lone.readiness)
+        await trio.testing.wait_all_tasks_blocked()
+        lone.readiness.wake_reader()
+    assert not lone.readiness.readable
+    lone.readiness.wake_reader()  # nobody is there
+    lone.there.send(b"x")
+    await wait_readable(lone.readiness)
+    assert lone.readiness.readable
+
+
+async def test_lone_wait_can_be_cancelled(lone: Ends) -> None:
+    for wait in (lone.readiness.wait_readable, lone.readiness.wait_writable):
+        lone.fill()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await wait()
+        assert scope.cancelled_caught
+
+
+async def test_lone_writer_goes_on_when_there_is_room(lone: Ends) -> None:
+    lone.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lone.readiness.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not lone.readiness.writable
+        lone.empty()
+    assert lone.readiness.writable
+
+
+async def test_closing_wakes_both_who_wait_for_a_lone_socket(lone: Ends) -> None:
+    lone.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, lone.readiness)
+        nursery.start_soon(lone.readiness.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        lone.readiness.close()
+    assert not lone.readiness.readable
+    assert not lone.readiness.writable
+
+
+async def test_socket_joins_the_crowd_when_it_waits_next(lone: Ends, ends: Ends) -> None:
+    assert len(_epoll._hub.get().registered) == 2
+    lone.there.send(b"x")
+    await wait_readable(lone.readiness)  # by the epoll, which tells what is there already
+    assert lone.readiness.readable
+    lone.here.recv(1)
+    ends.readiness.close()
+    lone.there.send(b"x")
+    await wait_readable(lone.readiness)  # and stays there
+    assert lone.readiness._watched

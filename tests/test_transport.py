@@ -56,6 +56,8 @@ from trio_bytetalk import (
 )
 from trio_bytetalk.testing import CuttingStream
 
+pytestmark = pytest.mark.usefixtures("company")
+
 AnyConnection = Connection[Any, Any]
 
 
@@ -1760,7 +1762,9 @@ async def test_receiving_lets_others_run_at_least_once_for_each_chunk(
             before = turns.count
             await connection.receive()
             at_once = at_once + 1 if turns.count == before else 0
-            assert at_once <= 256 * 1024 // 104 + 1  # 256 KiB: the most that is read at once
+            # 256 KiB is the most that is read at once. But the scheduler's turns have no order: one
+            # may end with us, and the next one begin with us.
+            assert at_once <= 2 * (256 * 1024 // 104 + 1)
         nursery.cancel_scope.cancel()
     await peer.aclose()
 

@@ -5,6 +5,9 @@ Here a socket is registered once, and a single system task waits, through Trio, 
 itself, and reschedules the tasks whose sockets have something. Under load one wake-up of that task
 serves many connections.
 
+Where there are a few sockets only, each is waited for through Trio itself: for a lone message, the
+way over the system task is a turn of the scheduler longer.
+
 Edge-triggered means that an event is told once: whoever has seen one must try until the operation
 would block, or transfers less than asked (see epoll(7), questions 9 and 10), before waiting again.
 `Readiness.readable` and `Readiness.writable` keep account of that.
@@ -24,6 +27,9 @@ import trio
 ResultT = TypeVar("ResultT")
 
 EPOLL_AVAILABLE = sys.platform == "linux"
+
+# Up to so many sockets of a run are waited for one by one.
+_FEW = 4
 
 _READ_EVENTS = EPOLL_AVAILABLE and select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
@@ -59,7 +65,9 @@ class Readiness:
 
     _hub: _Hub
     _fd: int
+    _watched: bool = attrs.field(default=False, init=False)  # by the epoll
     _watches_writable: bool = attrs.field(default=False, init=False)
+    _waiting_alone: int = attrs.field(default=0, init=False)  # how many tasks do so
     _read_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
     _write_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
 
@@ -68,11 +76,16 @@ class Readiness:
 
         To be awaited at once. (Not a coroutine function: it would cost every wake-up.)
         """
+        if not self._watched and not self._hub.watch_if_crowded(self):
+            return self._wait_readable_alone()
         self._read_task = trio.lowlevel.current_task()
         return trio.lowlevel.wait_task_rescheduled(self._abort_read)  # noqa: ASYNC105 - the caller awaits it
 
     async def wait_writable(self) -> None:
         """Wait until a write might not block, or until `close`; always a checkpoint."""
+        if not self._watched:
+            await self._wait_writable_alone()
+            return
         if not self._watches_writable:
             # Most sockets are never full; those that never were are spared the events. If it is
             # writable by now, modify() tells that at once.
@@ -100,6 +113,8 @@ class Readiness:
         if task is not None:
             self._read_task = None
             trio.lowlevel.reschedule(task, _WAKE)
+        elif self._waiting_alone:
+            trio.lowlevel.notify_closing(self._fd)  # as it is, both ways are looked at again
 
     def close(self) -> None:
         """Unregister, and let the waiting tasks return. To be called while the socket is open."""
@@ -119,6 +134,28 @@ class Readiness:
             self.wake_reader()
         self.writable = True  # or it would not have been reported
         self._wake_writer()
+
+    async def _wait_readable_alone(self) -> None:
+        self._waiting_alone += 1
+        try:
+            await trio.lowlevel.wait_readable(self._fd)
+        except trio.ClosedResourceError:
+            pass  # woken up
+        else:
+            self.readable = True
+        finally:
+            self._waiting_alone -= 1
+
+    async def _wait_writable_alone(self) -> None:
+        self._waiting_alone += 1
+        try:
+            await trio.lowlevel.wait_writable(self._fd)
+        except trio.ClosedResourceError:
+            pass  # the reader was woken up, or the socket is about to be closed
+        else:
+            self.writable = True
+        finally:
+            self._waiting_alone -= 1
 
     def _wake_writer(self) -> None:
         task = self._write_task
@@ -144,10 +181,17 @@ class _Hub:
     epoll: select.epoll = attrs.field(factory=select.epoll)
     registered: dict[int, Readiness] = attrs.field(factory=dict)
 
+    def watch_if_crowded(self, readiness: Readiness) -> bool:
+        """Whether the epoll watches a socket, which it begins to do if there are many."""
+        if len(self.registered) > _FEW:
+            self.epoll.register(readiness._fd, _READ_EVENTS)
+            readiness._watched = True
+        return readiness._watched
+
     def unregister(self, readiness: Readiness) -> None:
         if self.registered.get(readiness._fd) is readiness:
             del self.registered[readiness._fd]
-            if not self.epoll.closed:  # it is, when the run is over and its last tasks clean up
+            if readiness._watched and not self.epoll.closed:  # it is, when the run is over and its last tasks clean up
                 self.epoll.unregister(readiness._fd)
 
     async def run(self) -> None:
@@ -195,6 +239,10 @@ def register(fd: int) -> Readiness:
         _hub.set(hub)
         trio.lowlevel.spawn_system_task(hub.run, name="trio_bytetalk: epoll")
     readiness = Readiness(hub, fd)
-    hub.epoll.register(fd, _READ_EVENTS)
     hub.registered[fd] = readiness
+    try:
+        hub.watch_if_crowded(readiness)
+    except OSError:
+        del hub.registered[fd]
+        raise
     return readiness
