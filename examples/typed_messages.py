@@ -9,6 +9,7 @@ Run ``mypy --strict`` over this file to see what a type checker knows of it.
 """
 
 from functools import partial
+from typing import Annotated
 
 import msgspec
 import trio
@@ -22,7 +23,7 @@ PRICES = {"teapot": 24.5, "cup": 6.0}
 class Order(msgspec.Struct, tag="order"):
     number: int
     item: str
-    count: int = 1
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1  # so the total is a number to be sent
 
 
 class Cancellation(msgspec.Struct, tag="cancellation"):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import pickle
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -141,6 +143,72 @@ def test_json_over_lines_is_one_line_whatever_is_in_it(message: Any) -> None:
 def test_json_that_was_written_elsewhere_cannot_smuggle_in_a_second_line() -> None:
     with pytest.raises(EncodeError, match="the line contains a newline"):
         encoded(Lines().json(), msgspec.Raw(b"[1,\n2]"))
+
+
+NAN, INFINITY = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("message", "number"),
+    [
+        (NAN, "nan"),
+        (-INFINITY, "-inf"),
+        ({"a": INFINITY}, "inf"),
+        ({"a": None, "b": [{"c": (1.5, -NAN)}]}, "nan"),
+        ([None, 2**70, NAN], "nan"),  # of which MessagePack has one as little as the other
+        ({"a": msgspec.Raw(b"null"), "b": INFINITY}, "inf"),
+        (Receipt(1, INFINITY), "inf"),
+        ({1: {NAN}}, "nan"),
+    ],
+)
+@pytest.mark.parametrize("codec", [LengthPrefixed().json(), Lines().json(), Lines().json(float)])
+def test_numbers_that_json_has_not_are_refused_rather_than_sent_as_null(
+    codec: Codec[Any, Any], message: Any, number: str
+) -> None:
+    with pytest.raises(EncodeError) as caught:
+        encoded(codec, message)
+    assert str(caught.value) == (
+        f"a message of type {type(message).__name__} cannot be sent: JSON has no number {number}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"null": None}, '{"null":null}'),
+        ([None, 2**70, 1.5], "[null,1180591620717411303424,1.5]"),
+        ([None, b"\xcb\x7f\xf8", {"a": (1.5,)}], '[null,"y3/4",{"a":[1.5]}]'),  # looks like NaN
+        ([msgspec.Raw(b'{"a": null}'), 2**70], '[{"a": null},1180591620717411303424]'),
+        ([Decimal("NaN"), None, 2**70], '["NaN",null,1180591620717411303424]'),
+        ({NAN: None}, '{"nan":null}'),  # keys are text anyway
+        ({-INFINITY: 2**70, "a": None}, '{"-inf":1180591620717411303424,"a":null}'),
+    ],
+)
+@pytest.mark.parametrize("codec", [LengthPrefixed().json(), Lines().json()])
+def test_null_that_is_meant_is_sent(codec: Codec[Any, Any], message: Any, text: str) -> None:
+    assert text.encode() in encoded(codec, message)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers(-(2**80), 2**80) | st.floats() | st.binary(max_size=9),
+        lambda inner: st.lists(inner) | st.dictionaries(st.floats(), inner),
+    )
+)
+def test_json_has_all_that_was_in_the_message_or_there_is_none(message: Any) -> None:
+    def finite(value: Any) -> bool:
+        if isinstance(value, float):
+            return math.isfinite(value)
+        if isinstance(value, dict):
+            return all(map(finite, value.values()))
+        return all(map(finite, value)) if isinstance(value, list) else True
+
+    try:
+        encoded(LengthPrefixed().json(), message)
+    except EncodeError:
+        assert not finite(message)
+    else:
+        assert finite(message)
 
 
 def test_the_frames_are_plain_json_and_plain_messagepack() -> None:

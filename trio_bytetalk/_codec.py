@@ -259,9 +259,12 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
           receive: The type of the messages: a `msgspec.Struct`, a dataclass, an attrs class, a
               TypedDict, a union or a list of such; whatever msgspec supports. A message that is
               not of it is an `InvalidMessageError`. By default any JSON is received, as dicts,
-              lists, str, int, float, bool and None.
+              lists, str, int, float, bool and None; so what was sent as something else is changed:
+              int keys to str, tuples and sets to lists, bytes to str in Base64, structs to dicts.
           send: The type of the messages sent, if it is another one. This is for the type checker:
               what is sent is not compared with it.
+
+        A message with a float that is NaN or infinite, which JSON has not, is an `EncodeError`.
 
         Whether frames are text is found out once, here, by having a new writer encode ``"{}"``.
 
