@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -249,6 +250,58 @@ def test_large_message_of_any_kind_in_large_chunks(make: Any, kind: type, byte: 
     for size in (4096, 30_000, len(frame) - 1, len(frame), len(frame) + 1):
         pieces = cut(frame * 2, [size] * 60)
         assert read_all(make().reader(), pieces) == Outcome([message] * 2)
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 2048, 2049])
+@pytest.mark.parametrize("byte", [b"\xdb", b"\xc0", b"a", b"a\xdb", b"\xdb\xdc\xc0", b"\xdd\xdba"])
+def test_packet_of_slip_that_is_escaped_in_segments(byte: bytes, size: int) -> None:
+    # An escape that would be cut by the end of a segment stays whole.
+    message = (byte * size)[:size]
+    frame = SLIP().writer().encode(message)
+    assert frame == slip(message)
+    for shift in (b"", b"b"):
+        assert read_all(SLIP().reader(), [shift + frame[1:]]) == Outcome([shift + message])
+    damaged = frame[1:-1] + b"\xdb\xc0"
+    assert read_on(SLIP(), [damaged + frame]) == [InvalidMessageError, message]
+    damaged = b"\xdbx" + frame[1:]
+    assert read_on(SLIP(), [damaged + frame]) == [InvalidMessageError, message]
+
+
+@pytest.mark.parametrize("size", [1015, 1016, 1017, 1024, 1025, 2032, 2033, 3000])
+@pytest.mark.parametrize("zeros", [[], [0], [254], [1016], [1023], [1024], [508, 1400]])
+def test_message_of_cobs_that_is_stuffed_in_segments(size: int, zeros: list[int]) -> None:
+    # Of groups of the longest kind: four of these are the most that a segment has, 1,016 bytes.
+    message = bytearray(b"a" * size)
+    for place in zeros:
+        message[place : place + 1] = b"\0" if place < size else b""
+    frame = COBS().writer().encode(message)
+    assert frame == cobs(bytes(message))
+    assert read_all(COBS().reader(), [frame]) == Outcome([bytes(message)])
+
+
+# For each the shortest groups, the longest, what is escaped all over, half of it, and not at all.
+@pytest.mark.parametrize("make", [COBS, SLIP])
+@pytest.mark.parametrize(
+    "pattern", [b"\0", b"a\0", b"ab\0", b"a", b"\xc0", b"\xdb", b"\xc0\xdb", b"\xc0a"]
+)
+def test_no_more_memory_is_taken_than_for_what_comes_out(make: Any, pattern: bytes) -> None:
+    size = 2**20
+    message = pattern * (size // len(pattern))
+    codec = make()
+    reader, writer = codec.reader(), codec.writer()
+    buffer = ReceiveBuffer()
+    tracemalloc.start()
+    try:
+        frame = writer.encode(message)
+        # An eighth more is what Python takes for bytes that are growing.
+        assert tracemalloc.get_traced_memory()[1] < 1.13 * len(frame) + 250_000
+        buffer.feed(frame)
+        tracemalloc.clear_traces()
+        received = reader.decode(buffer)
+        assert tracemalloc.get_traced_memory()[1] < 1.13 * size + 250_000
+    finally:
+        tracemalloc.stop()
+    assert received == message
 
 
 # -- frames that are damaged

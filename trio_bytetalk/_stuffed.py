@@ -11,6 +11,7 @@ beginning of any message.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from typing import Literal, cast
@@ -21,6 +22,10 @@ from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
 from ._errors import EncodeError, InvalidMessageError, MessageTooLargeError
 from ._validators import whole_number
+
+# What is stuffed at once: for a larger message, the lists and copies on the way to the frame would
+# take many times the memory of the frame.
+_SEGMENT_SIZE = 1024
 
 # So many in a row are what a careful peer and a noisy line may bring. An endless stream of them
 # must not fill the buffer.
@@ -92,6 +97,7 @@ def _checked(message: Buffer, codec: str, max_size: int) -> bytes:
 # of the last one is not a part of the message.
 _LONGEST_CODE = 255
 _LONGEST_GROUP = 254
+_LONGEST_GROUPS = _SEGMENT_SIZE - _SEGMENT_SIZE % _LONGEST_GROUP  # the bytes of a segment of these
 _CODES = [bytes([1 + length]) for length in range(_LONGEST_CODE)]
 
 _COBS = _Stuffing(
@@ -102,19 +108,19 @@ _COBS = _Stuffing(
 )
 
 
-def _without_codes(frame: bytes) -> bytes | None:
-    """The message; None if the last group is cut off."""
-    pieces = []
-    index = 0
-    end = len(frame)
+def _without_codes(data: bytes, begin: int, end: int) -> bytes | None:
+    """The message of the frame from ``begin`` to ``end``; None if the last group is cut off."""
+    # Not joined out of a list of pieces: the shortest has one byte, and its entry takes eight.
+    message = io.BytesIO()
+    write = message.write
     code = _LONGEST_CODE  # no zero in front of the first group
-    while index < end:
+    while begin < end:
         if code != _LONGEST_CODE:
-            pieces.append(b"\0")
-        code = frame[index]
-        pieces.append(frame[index + 1 : index + code])
-        index += code
-    return b"".join(pieces) if index == end else None
+            write(b"\0")
+        code = data[begin]
+        write(data[begin + 1 : begin + code])
+        begin += code
+    return message.getvalue() if begin == end else None
 
 
 @attrs.define(eq=False)
@@ -133,9 +139,9 @@ class COBSReader(Reader[bytes]):
             if place is None:
                 return NEED_DATA
             begin, end = place
-        frame = buffer.data[begin:end]
-        message = _without_codes(frame)
+        message = _without_codes(buffer.data, begin, end)
         if message is None:
+            frame = buffer.data[begin:end]
             buffer.start = end + 1
             raise _invalid(frame, "the last code of COBS stands for more bytes than there are")
         if len(message) > self.max_size:
@@ -151,6 +157,24 @@ class COBSReader(Reader[bytes]):
         return super().decode_eof(buffer)
 
 
+def _with_codes(segment: bytes, *, zero_follows: bool = False) -> bytes:
+    """The groups of a part of a message that begins with one."""
+    pieces: list[bytes] = []
+    for part in segment.split(b"\0"):
+        rest = part
+        if len(part) >= _LONGEST_GROUP:
+            full = len(part) - len(part) % _LONGEST_GROUP
+            for begin in range(0, full, _LONGEST_GROUP):
+                pieces += b"\xff", part[begin : begin + _LONGEST_GROUP]
+            rest = part[full:]
+        pieces.append(_CODES[len(rest)])
+        pieces.append(rest)
+    if part and not rest and not zero_follows:
+        # The segment ends with a longest group, which says itself that no zero follows.
+        del pieces[-2:]
+    return b"".join(pieces)
+
+
 @attrs.define(eq=False)
 class COBSWriter(Writer[bytes]):
     """The writer of `COBS`; its ``max_size`` may be changed between two messages."""
@@ -159,21 +183,23 @@ class COBSWriter(Writer[bytes]):
 
     def encode(self, message: Buffer) -> bytes:
         message = _checked(message, "COBS", self.max_size)
-        pieces: list[bytes] = []
-        for part in message.split(b"\0"):
-            rest = part
-            if len(part) >= _LONGEST_GROUP:
-                full = len(part) - len(part) % _LONGEST_GROUP
-                for begin in range(0, full, _LONGEST_GROUP):
-                    pieces += b"\xff", part[begin : begin + _LONGEST_GROUP]
-                rest = part[full:]
-            pieces.append(_CODES[len(rest)])
-            pieces.append(rest)
-        if part and not rest:
-            # The message ends with a longest group, which says itself that no zero follows.
-            del pieces[-2:]
-        pieces.append(b"\0")
-        return b"".join(pieces)
+        length = len(message)
+        if length <= _SEGMENT_SIZE:
+            return _with_codes(message) + b"\0"
+        frame = io.BytesIO()
+        begin = 0
+        while length - begin > _SEGMENT_SIZE:
+            zero = message.rfind(b"\0", begin, begin + _SEGMENT_SIZE)
+            if zero >= 0:
+                frame.write(_with_codes(message[begin:zero], zero_follows=True))
+                begin = zero + 1
+            else:
+                end = begin + _LONGEST_GROUPS
+                frame.write(_with_codes(message[begin:end]))
+                begin = end
+        frame.write(_with_codes(message[begin:]))
+        frame.write(b"\0")
+        return frame.getvalue()
 
 
 @attrs.frozen
@@ -215,6 +241,33 @@ _SLIP = _Stuffing(
 )
 
 
+def _unescaped(data: bytes, begin: int, end: int) -> bytes | None:
+    """The packet of the frame from ``begin`` to ``end``; None if it is malformed."""
+    if end - begin <= _SEGMENT_SIZE:
+        return _unescaped_segment(data[begin:end])
+    packet = io.BytesIO()
+    while begin < end:
+        until = min(begin + _SEGMENT_SIZE, end)
+        if until < end and data[until - 1] == _ESC[0]:
+            until += 1  # with what is escaped
+        segment = _unescaped_segment(data[begin:until])
+        if segment is None:
+            return None
+        packet.write(segment)
+        begin = until
+    return packet.getvalue()
+
+
+def _unescaped_segment(segment: bytes) -> bytes | None:
+    escapes = segment.count(_ESC)
+    if not escapes:
+        return segment
+    if segment.count(_ESCAPED_END) + segment.count(_ESCAPED_ESC) != escapes:
+        return None
+    # In this order, for the other way round the second would see what the first has made.
+    return segment.replace(_ESCAPED_END, _END).replace(_ESCAPED_ESC, _ESC)
+
+
 @attrs.define(eq=False)
 class SLIPReader(Reader[bytes]):
     """The reader of `SLIP`; its ``max_size`` may be changed between two messages."""
@@ -236,17 +289,19 @@ class SLIPReader(Reader[bytes]):
             if place is None:
                 return NEED_DATA
             begin, end = place
-        message = buffer.data[begin:end]
-        if escapes := message.count(_ESC):
-            if message.count(_ESCAPED_END) + message.count(_ESCAPED_ESC) != escapes:
-                buffer.start = end + 1
-                raise _invalid(message, "behind 0xdb SLIP has 0xdc or 0xdd and nothing else")
-            # In this order, for the other way round the second would see what the first has made.
-            message = message.replace(_ESCAPED_END, _END).replace(_ESCAPED_ESC, _ESC)
+        message = _unescaped(buffer.data, begin, end)
+        if message is None:
+            frame = buffer.data[begin:end]
+            buffer.start = end + 1
+            raise _invalid(frame, "behind 0xdb SLIP has 0xdc or 0xdd and nothing else")
         if len(message) > self.max_size:
             raise _too_large(f"{len(message)} bytes", self.max_size)
         buffer.start = end + 1
         return message
+
+
+def _escaped(segment: bytes) -> bytes:
+    return segment.replace(_ESC, _ESCAPED_ESC).replace(_END, _ESCAPED_END)
 
 
 @attrs.define(eq=False)
@@ -259,8 +314,15 @@ class SLIPWriter(Writer[bytes]):
         message = _checked(message, "SLIP", self.max_size)
         if not message:
             raise EncodeError("the message is empty: SLIP's receivers drop empty packets")
-        stuffed = message.replace(_ESC, _ESCAPED_ESC).replace(_END, _ESCAPED_END)
-        return b"%b%b%b" % (_END, stuffed, _END)
+        length = len(message)
+        if length <= _SEGMENT_SIZE:
+            return b"%b%b%b" % (_END, _escaped(message), _END)
+        frame = io.BytesIO()
+        frame.write(_END)
+        for begin in range(0, length, _SEGMENT_SIZE):
+            frame.write(_escaped(message[begin : begin + _SEGMENT_SIZE]))
+        frame.write(_END)
+        return frame.getvalue()
 
 
 @attrs.frozen
