@@ -387,15 +387,17 @@ def test_types_of_what_is_put_on_frames() -> None:
     assert_type(frames.compressed().json(Order), Codec[Order, Order])
     assert_type(Lines().json(Order), Codec[Order, Order])
     assert_type(json_of(Order), Codec[Order, Order])
-    assert_type(JsonCodec().json(Order), Codec[Order, Order])
+    assert_type(JsonCodec().json(Order, text=True), Codec[Order, Order])
     assert_type(TaggedCodec().map(decode=order_from, encode=tagged_from), Codec[Order, Order])
     assert_type(TaggedCodec().map(decode=order_from), Codec[Tagged, Order])
     assert_type(TaggedCodec().map(encode=tagged_from), Codec[Order, Tagged])
     assert_type(frames.map(decode=len), Codec[bytes, int])
 
     # A mistake where it is one: without an error here, these comments would be one.
-    frames.json(Order).json(Order)  # type: ignore[misc]
-    TaggedCodec().json(Order)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="Typed sends"):
+        frames.json(Order).json(Order)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="TaggedCodec sends"):
+        TaggedCodec().json(Order)  # type: ignore[misc]
     TaggedCodec().text()  # type: ignore[misc]
     TaggedCodec().compressed()  # type: ignore[misc]
     Lines().msgpack(Order)  # type: ignore[misc]

@@ -10,7 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import attrs
 import msgspec
@@ -28,6 +28,7 @@ from trio_bytetalk import (
     Connection,
     Delimited,
     EncodeError,
+    FixedSize,
     IncompleteMessageError,
     InvalidMessageError,
     LengthPrefixed,
@@ -40,6 +41,7 @@ from trio_bytetalk import (
     Reader,
     ReceiveBuffer,
     Server,
+    Structs,
     Writer,
     open_connection,
 )
@@ -539,6 +541,9 @@ def test_encoding_that_is_none(encoding: Any, error: type[Exception]) -> None:
 # -- bytes or text
 
 
+MessageT = TypeVar("MessageT")
+
+
 class ShoutingWriter(Writer[str]):
     def encode(self, message: str) -> bytes:
         return f"{message}!".encode()
@@ -554,10 +559,107 @@ class Shouting(Codec[str, str]):
         return ShoutingWriter()
 
 
-def test_json_is_text_where_the_inner_codec_has_text() -> None:
-    assert encoded(Shouting().json(), [1]) == b"[1]!"
-    assert encoded(Lines().map(decode=str.strip, encode=str.strip).json(), [1]) == b"[1]\n"
-    assert encoded(LastLine().json(), [1]) == b"[1]\n"
+class Shouted(Shouting):
+    """A subclass declares nothing anew."""
+
+
+class BytesLike(LastLine, Codec[Buffer, bytes]):
+    pass
+
+
+class Either(LastLine, Codec[Union[str, bytes], bytes]):  # noqa: UP007 - other than with |
+    pass
+
+
+class AnyLine(Shouting, Codec[Any, Any]):
+    pass
+
+
+class Undeclared(Codec):  # type: ignore[type-arg]  # as someone without a type checker would
+    def reader(self) -> Reader[Any]:
+        return LastLineReader()
+
+    def writer(self) -> Writer[Any]:
+        return LastLineWriter()
+
+
+class Generic(Undeclared, Codec[MessageT, MessageT]):
+    pass
+
+
+class Specific(Generic[bytes]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("codec", "frame"),
+    [
+        (Shouting(), b"[1]!"),
+        (Shouted(), b"[1]!"),
+        (LastLine(), b"[1]\n"),
+        (BytesLike(), b"[1]\n"),
+        (Either(), b"[1]\n"),
+        (Lines().map(decode=str.strip), b"[1]\n"),
+        (Lines().map(decode=str.strip).map(decode=str.strip), b"[1]\n"),
+        (LastLine().map(decode=bytes.decode), b"[1]\n"),
+        # These refuse most messages, "{}" for example.
+        (FixedSize(3).text(), b"[1]"),
+        (Lines(max_size=3), b"[1]\n"),
+        (Delimited(b"}").text(), b"[1]}"),
+        (FixedSize(3), b"[1]"),
+    ],
+)
+def test_json_is_text_where_the_inner_codecs_class_says_so(
+    codec: Codec[Any, Any], frame: bytes
+) -> None:
+    assert encoded(codec.json(), [1]) == frame
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [
+        (Lines().map(encode=str.strip), "map(encode=...)"),
+        (LastLine().map(encode=bytes.strip).map(decode=bytes.strip), "map(encode=...)"),
+        (AnyLine(), "AnyLine"),
+        (Undeclared(), "Undeclared"),
+        (Specific(), "Specific"),
+        (Structs("<I"), "Structs"),
+        (LengthPrefixed().msgpack(bytes), "Typed"),
+    ],
+)
+def test_codec_that_does_not_say_what_it_sends_must_be_told(
+    codec: Codec[Any, Any], name: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        codec.json()
+    assert str(caught.value) == (
+        f"json() cannot see what {name} sends: give it text=True if that is str, text=False if it "
+        "is bytes"
+    )
+
+
+def test_json_is_text_or_bytes_as_told() -> None:
+    stripped = Lines().map(decode=str.strip, encode=str.strip)
+    assert encoded(stripped.json(text=True), [1]) == b"[1]\n"
+    assert encoded(stripped.json(list[int], text=True), [1]) == b"[1]\n"
+    hidden = Lines().map(decode=bytes.fromhex, encode=bytes.hex)
+    assert encoded(hidden.json(list[int], send=list[int], text=False), [1]) == b"5b315d\n"
+    assert encoded(Specific().json(text=False), [1]) == b"[1]\n"
+    assert encoded(LengthPrefixed(1).msgpack(bytes).json(text=False), 1) == b"\3\xc4\1" + b"1"
+    assert Lines().json(text=True) == Lines().json() != Lines().json(text=False)
+    with pytest.raises(TypeError, match=r"^text must be True or False, or None .* not 'utf-8'$"):
+        Lines().json(text="utf-8")  # type: ignore[call-overload]  # which is the mistake
+
+
+def test_nothing_of_the_users_is_called_while_the_codec_is_made() -> None:
+    class Untouched(Codec[str, str]):
+        def reader(self) -> Reader[str]:
+            raise AssertionError
+
+        writer = reader  # type: ignore[assignment]
+
+    Untouched().map(decode=fail(AssertionError())).json()
+    Untouched().map(encode=fail(AssertionError())).json(text=True)
 
 
 def test_messagepack_is_never_text() -> None:
@@ -672,7 +774,8 @@ def test_type_that_has_no_hash_is_no_hindrance() -> None:
 def test_codec_shows_what_it_was_made_of() -> None:
     assert repr(LengthPrefixed(2).compressed().json(int, send=str)) == (
         f"Typed(inner=Compressed(inner={LengthPrefixed(2)!r}, method='zlib', level=6, "
-        f"max_size=1048576), notation='json', receive=<class 'int'>, send=<class 'str'>)"
+        f"max_size=1048576), notation='json', receive=<class 'int'>, send=<class 'str'>, "
+        f"is_text=False)"
     )
 
 

@@ -233,11 +233,17 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
         return Text(self, encoding)
 
     @overload
-    def json(self: Codec[Any, bytes] | Codec[Any, str], /) -> Codec[Any, Any]: ...
+    def json(
+        self: Codec[Any, bytes] | Codec[Any, str], /, *, text: bool | None = None
+    ) -> Codec[Any, Any]: ...
 
     @overload
     def json(
-        self: Codec[Any, bytes] | Codec[Any, str], receive: TypeForm[NewReceiveT], /
+        self: Codec[Any, bytes] | Codec[Any, str],
+        receive: TypeForm[NewReceiveT],
+        /,
+        *,
+        text: bool | None = None,
     ) -> Codec[NewReceiveT, NewReceiveT]: ...
 
     @overload
@@ -247,9 +253,17 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
         /,
         *,
         send: TypeForm[NewSendT],
+        text: bool | None = None,
     ) -> Codec[NewSendT, NewReceiveT]: ...
 
-    def json(self: Codec[Any, Any], receive: Any = Any, /, *, send: Any = None) -> Codec[Any, Any]:
+    def json(
+        self: Codec[Any, Any],
+        receive: Any = Any,
+        /,
+        *,
+        send: Any = None,
+        text: bool | None = None,
+    ) -> Codec[Any, Any]:
         """JSON (RFC 8259) in each of this codec's frames, which are bytes or, as of `Lines`, text::
 
             orders = LengthPrefixed().json(Order)
@@ -263,18 +277,20 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
               int keys to str, tuples and sets to lists, bytes to str in Base64, structs to dicts.
           send: The type of the messages sent, if it is another one. This is for the type checker:
               what is sent is not compared with it.
+          text: Whether this codec sends `str` rather than `bytes`. By default its class says so:
+              it is one of ``Codec[str, ...]`` or ``Codec[bytes, ...]``. Where it is of neither,
+              and for what `map` returns if it was given ``encode``, say it here.
 
         A message with a float that is NaN or infinite, which JSON has not, is an `EncodeError`.
 
-        Whether frames are text is found out once, here, by having a new writer encode ``"{}"``.
-
         Raises:
           ModuleNotFoundError: without msgspec: ``pip install "trio-bytetalk[msgspec]"``.
-          TypeError: if msgspec does not support the type.
+          TypeError: if msgspec does not support the type, or ``text`` is needed.
         """
-        from ._messages import Typed
+        from ._messages import Typed, sends_text
 
-        return Typed(self, "json", receive, receive if send is None else send)
+        text = sends_text(self) if text is None else text
+        return Typed(self, "json", receive, receive if send is None else send, text)
 
     @overload
     def msgpack(self: Codec[Any, bytes], /) -> Codec[Any, Any]: ...
@@ -295,7 +311,7 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
         """MessagePack in each of this codec's frames, which are bytes; else as `Codec.json`."""
         from ._messages import Typed
 
-        return Typed(self, "msgpack", receive, receive if send is None else send)
+        return Typed(self, "msgpack", receive, receive if send is None else send, False)
 
     def compressed(
         self: Codec[bytes, bytes],

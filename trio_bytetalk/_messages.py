@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+import types
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Union, get_args, get_origin
 
 import attrs
 
@@ -170,6 +171,11 @@ class Text(Codec[str, str]):
         return MappedWriter(self.inner.writer(), lambda message: str.encode(message, encoding))
 
 
+def _true_or_false(_instance: Any, _attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not bool:
+        raise TypeError(f"text must be True or False, or None for what is known, not {value!r}")
+
+
 @attrs.frozen
 class Typed(Codec[SendT, ReceiveT]):
     """What `Codec.json` and `Codec.msgpack` return."""
@@ -178,6 +184,7 @@ class Typed(Codec[SendT, ReceiveT]):
     notation: Literal["json", "msgpack"]
     receive: Any = attrs.field(hash=False)
     send: Any = attrs.field(hash=False)
+    is_text: bool = attrs.field(validator=_true_or_false)
     # msgspec's, made once: they have no state, and what they are made of is above.
     _decode: Callable[[Any], ReceiveT] = attrs.field(init=False, eq=False, repr=False)
     _encode: Callable[[SendT], Any] = attrs.field(init=False, eq=False, repr=False)
@@ -191,10 +198,10 @@ class Typed(Codec[SendT, ReceiveT]):
         msgspec = _msgspec(self.notation)
         if self.notation == "msgpack":
             return msgspec.msgpack.Encoder().encode
-        return _json_encoder(msgspec, text=_sends_text(self.inner))
+        return _json_encoder(msgspec, text=self.is_text)
 
     def __reduce__(self) -> Any:
-        return Typed, (self.inner, self.notation, self.receive, self.send)
+        return Typed, (self.inner, self.notation, self.receive, self.send, self.is_text)
 
     @property
     def _errors(self) -> tuple[type[Exception], ...]:
@@ -266,13 +273,29 @@ def _json_encoder(msgspec: Any, *, text: bool) -> Callable[[Any], bytes | str]:
     return encode_text if text else encode_bytes
 
 
-def _sends_text(codec: Codec[Any, Any]) -> bool:
-    """Whether messages of ``codec`` are str rather than bytes.
+def sends_text(codec: Codec[Any, Any]) -> bool:
+    """Whether messages of ``codec`` are str rather than bytes, as its class declares.
 
-    A type says that to the type checker only, so a writer is asked, one that no connection has.
+    Raises:
+      TypeError: if it does not. To try would not tell: a writer may refuse what it is tried with,
+          or take anything and send something else.
     """
-    try:
-        codec.writer().encode("{}")
-    except Exception:  # noqa: BLE001 - whatever a user's writer raises for what it does not take
+    if isinstance(codec, Mapped) and codec.encode is None:
+        return sends_text(codec.inner)
+    declared = (
+        base
+        for cls in type(codec).__mro__
+        for base in vars(cls).get("__orig_bases__", ())
+        if get_origin(base) is Codec
+    )
+    sent = get_args(next(declared, Codec[Any, Any]))[0]
+    sent = get_args(sent) if get_origin(sent) in (Union, types.UnionType) else (sent,)
+    if bytes in sent:
         return False
-    return True
+    if str in sent:
+        return True
+    name = "map(encode=...)" if isinstance(codec, Mapped) else type(codec).__name__
+    raise TypeError(
+        f"json() cannot see what {name} sends: give it text=True if that is str, text=False if it "
+        "is bytes"
+    )
