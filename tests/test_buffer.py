@@ -93,6 +93,12 @@ class AgainstPlainBytes(RuleBasedStateMachine):
             self.short(offset + size)
 
     @rule(data=st.data())
+    def reach(self, data: st.DataObject) -> None:
+        size = data.draw(st.integers(0, len(self.model)))
+        self.buffer._reach(size)
+        assert self.buffer.data.startswith(self.model[:size], self.buffer.start)
+
+    @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
         skip, size = data.draw(st.just(0) | st.integers(0, 9)), self.a_size(data)
         taken = self.buffer.take(size, skip=skip)
@@ -176,6 +182,50 @@ def test_message_behind_a_header_that_is_cut_off() -> None:
     assert buffer.take(len(buffer)) == b", and more"
 
 
+def test_peek_leaves_chunks_as_they_are() -> None:
+    buffer = fed(b"front", b"a" * 4096, b"b" * 4096, b"c")
+    front = buffer.data
+    for _ in range(2):
+        assert buffer.peek(2, 4096 + 4096 + 4) == b"bc"
+        assert buffer.peek(3, 4) == b"taa"
+        assert buffer.peek(4100, 4) == b"t" + b"a" * 4096 + b"bbb"
+        assert buffer.peek(2, 4096 + 5) == b"bb"
+        assert buffer.peek(0, len(buffer)) == b""
+        assert buffer.data is front
+    buffer.feed(b"d")
+    assert buffer.peek(2, len(buffer) - 2) == b"cd"
+
+
+@pytest.mark.parametrize("change", ["take", "skip", "start", "compact", "reach", "clear"])
+def test_peek_is_right_after_the_bytes_in_front_were_consumed(change: str) -> None:
+    chunks = [bytes(range(index, 128)) * 50 for index in range(9)]
+    for first in range(0, 50_000, 1000):
+        buffer = fed(b"0123456789", *chunks)
+        rest = b"0123456789" + b"".join(chunks)
+        assert buffer.peek(3, first) == rest[first : first + 3]
+        consumed = 9
+        if change in ("take", "skip"):
+            consumed = 4500
+            getattr(buffer, change)(consumed)
+        elif change == "reach":
+            consumed = 0
+            buffer._reach(9000)
+        elif change == "clear":
+            buffer.clear()
+            for chunk in (b"012345678", b"9", *chunks):
+                buffer.feed(chunk)
+            consumed = 0
+        else:
+            buffer.start = consumed
+            if change == "compact":
+                buffer.compact()
+        rest = rest[consumed:]
+        for offset in range(len(rest) - 3, 0, -3333):
+            place = buffer._place
+            assert buffer.peek(3, offset) == rest[offset : offset + 3]
+            buffer._place = place  # the one from before is to be right for each
+
+
 def test_search_in_vain_is_forgotten_with_the_bytes_that_it_was_for() -> None:
     # The same objects may come again, as one-byte chunks always do in CPython.
     buffer = fed(b"a", b"bb")
@@ -218,10 +268,11 @@ def test_search_in_vain_is_forgotten_when_a_message_of_as_many_bytes_is_taken_fr
     assert buffer.find(b"\n") == 4999 + 5000 + 100
 
 
-def test_search_is_right_after_a_peek_has_joined_chunks() -> None:
+def test_search_is_right_after_chunks_were_joined() -> None:
     buffer = fed(b"ab", b"." * 5000, b"." * 5000)
     assert buffer.find(b"\n") == -1
-    assert buffer.peek(10) == b"ab........"
+    buffer._reach(10)
+    assert buffer.data == b"ab" + b"." * 5000
     buffer.feed(b"\n" + b"." * 4096)
     assert buffer.find(b"\n") == 10_002
 
@@ -473,6 +524,36 @@ def test_large_message_is_joined_once_and_not_for_each_chunk(
     # The message, what the last chunk has behind it, and what measuring coverage takes.
     assert peak(lambda: message.append(reader.decode(buffer))) < size + 200_000
     assert message == [b"." * size]
+
+
+def test_peek_far_behind_copies_what_is_asked_for(
+    cost: Cost, peak: Callable[[Callable[[], object]], int]
+) -> None:
+    buffer = ReceiveBuffer()
+    for _ in range(100):
+        buffer.feed(b"." * 10_000)
+    assert peak(lambda: buffer.peek(1, 999_999)) < 10_000
+    assert peak(lambda: buffer.peek(10, 500_005)) < 10_000
+    assert cost.sliced == 1 + 10
+    # To put together what lies in several costs one copy.
+    assert peak(lambda: buffer.peek(400_000, 5)) < 400_000 + 20_000
+
+
+def test_peeks_from_the_front_to_the_end_do_not_walk_through_all_chunks_each_time() -> None:
+    looked_at = 0
+
+    class Chunks(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            nonlocal looked_at
+            looked_at += 1
+            return super().__getitem__(index)
+
+    buffer = fed(*[b"." * 4096] * 200)
+    buffer._later = Chunks(buffer._later)
+    for offset in range(0, len(buffer), 1000):
+        assert buffer.peek(1, offset) == b"."
+    # Each is found once, and once more by each peek that it serves.
+    assert looked_at <= 200 + 820
 
 
 def test_two_byte_chunks_take_little_more_memory_than_their_bytes(

@@ -80,6 +80,10 @@ class ReceiveBuffer:
     # means nothing.
     _search: _Search | None = attrs.field(default=None, init=False)
 
+    # The chunk in which a `peek` beyond the front found its first byte (0 is the front), and how
+    # many bytes stand before it, the front's decoded ones included. Forgotten as the search is.
+    _place: tuple[int, int] = attrs.field(default=(0, 0), init=False)
+
     def __len__(self) -> int:
         """The number of undecoded bytes."""
         return len(self.data) - self.start + self._later_size
@@ -108,10 +112,37 @@ class ReceiveBuffer:
         Returns:
           None if fewer than ``offset + size`` bytes are there.
         """
-        if not self._reach(offset + size):
-            return None
         begin = self.start + offset
-        return self.data[begin : begin + size]
+        end = begin + size
+        data = self.data
+        if end <= len(data):
+            return data[begin:end]
+        if offset + size > len(self):
+            self._want(offset + size)
+            return None
+        # Chunks that are not asked for stay as they are: to join all up to here would copy a large
+        # message for the byte behind it. Where the last such peek began is remembered, so that a
+        # reader may go through many chunks in small steps.
+        later = self._later
+        index, before = self._place
+        if begin < before:
+            index = before = 0
+        chunk: bytes | bytearray = later[index - 1] if index else data
+        while begin >= before + len(chunk) and index < len(later):
+            before += len(chunk)
+            chunk = later[index]
+            index += 1
+        self._place = (index, before)
+        missing = end - before - len(chunk)
+        if missing <= 0:
+            return bytes(chunk[begin - before : end - before])
+        pieces = [memoryview(chunk)[begin - before :]]
+        while missing > 0:
+            chunk = later[index]
+            pieces.append(memoryview(chunk)[:missing])
+            missing -= len(chunk)
+            index += 1
+        return b"".join(pieces)
 
     def take(self, size: int, *, skip: int = 0) -> bytes | None:
         """Consume ``skip + size`` bytes and return the last ``size`` of them.
@@ -247,6 +278,7 @@ class ReceiveBuffer:
         self._later.clear()
         self._later_size = 0
         self._search = None
+        self._place = (0, 0)
 
     def compact(self) -> None:
         """Let go of memory held for decoded bytes only; a connection does before it waits."""
@@ -254,6 +286,7 @@ class ReceiveBuffer:
         if start > len(self.data) // 2:
             self.data = self.data[start:]
             self.start = 0
+            self._place = (0, 0)
             search = self._search
             if search is not None and search.start == start:
                 offset = search.offset if search.chunk else len(self.data)
@@ -274,14 +307,12 @@ class ReceiveBuffer:
             self.data = bytes(chunks[-1])
             self.start = 0
             self._search = None
+            self._place = (0, 0)
 
-    def _reach(self, size: int) -> bool:
-        """Make at least ``size`` bytes contiguous in the front, if so many are there."""
+    def _reach(self, size: int) -> None:
+        """Make at least ``size`` bytes contiguous in the front; so many must be there."""
         if self.start + size <= len(self.data):
-            return True
-        if size > len(self):
-            self._want(size)
-            return False
+            return
         pieces: list[bytes | bytearray] = [self.data[self.start :]]
         joined = len(pieces[0])
         while joined < size:
@@ -290,4 +321,3 @@ class ReceiveBuffer:
             joined += len(chunk)
         self._make_front(len(pieces) - 1)
         self.data = b"".join(pieces)
-        return True

@@ -66,7 +66,7 @@ def _find_frame(
         raise _too_large(f"{least} bytes or more", max_size)
     if not found:
         return None
-    buffer.peek(1, end)  # with the delimiter
+    buffer._reach(end + 1)  # with the delimiter
     return buffer.start + delimiters, buffer.start + end
 
 
