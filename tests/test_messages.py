@@ -7,7 +7,9 @@ import copy
 import logging
 import math
 import pickle
+import struct
 import sys
+import xml.etree.ElementTree
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar, Union
@@ -18,6 +20,8 @@ import pytest
 import trio
 import trio.testing
 from driving import Outcome, cut, cuts, joined, read_all
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +46,7 @@ from trio_bytetalk import (
     ReceiveBuffer,
     Server,
     Structs,
+    VarintPrefixed,
     Writer,
     open_connection,
 )
@@ -85,6 +90,13 @@ def decode_one(codec: Codec[Any, Any], payload: bytes) -> Any:
 def encoded(codec: Codec[Any, Any], *messages: Any) -> bytes:
     writer = codec.writer()
     return b"".join(joined(writer.encode(message)) for message in messages)
+
+
+def fail(error: Exception) -> Callable[[Any], Any]:
+    def function(message: Any) -> Any:
+        raise error
+
+    return function
 
 
 # -- what is sent is received, however it is cut
@@ -386,6 +398,107 @@ def test_bug_in_a_function_comes_out_and_the_frame_is_consumed_once() -> None:
     assert reader.decode(buffer) is NEED_DATA
 
 
+def parse_timestamp(payload: bytes) -> Timestamp:
+    return Timestamp.FromString(payload)
+
+
+def timestamp_bytes(message: Timestamp) -> bytes:
+    payload: bytes = message.SerializeToString()
+    return payload
+
+
+TIMESTAMPS = VarintPrefixed().map(
+    decode=parse_timestamp, encode=timestamp_bytes, errors=(DecodeError, KeyError)
+)
+
+
+async def test_error_of_a_library_can_mean_that_a_message_is_not_valid() -> None:
+    assert not issubclass(DecodeError, ValueError)
+    left, right = connection_pair(TIMESTAMPS)
+    async with left, right:
+        await left.send(Timestamp(seconds=5, nanos=6))
+        left.writer, mapped = VarintPrefixed().writer(), left.writer
+        await left.send(b"\x08")  # the tag of a number, and no number
+        left.writer = mapped
+        await left.send(Timestamp(seconds=7))
+        assert await right.receive() == Timestamp(seconds=5, nanos=6)
+        with pytest.raises(InvalidMessageError, match=r"Error parsing message.*; it is b'\\x08'$"):
+            await right.receive()
+        assert await right.receive() == Timestamp(seconds=7)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_protobuf_message_or_an_invalid_one(payload: bytes) -> None:
+    buffer = fed(joined(VarintPrefixed().writer().encode(payload)) + b"next")
+    with contextlib.suppress(InvalidMessageError):
+        TIMESTAMPS.reader().decode(buffer)
+    assert buffer.take(len(buffer)) == b"next"
+
+
+VERBS = {"GET": 1, "SET": 2}
+NAMES = {1: "GET", 2: "SET"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "line", "message", "reason"),
+    [
+        (Lines().map(decode=VERBS.__getitem__, errors=KeyError), "PUT", None, "KeyError('PUT')"),
+        (Lines().map(encode=NAMES.__getitem__, errors=KeyError), None, 3, "KeyError(3)"),
+        (
+            Lines().map(decode=fail(IndexError()), errors=(KeyError, LookupError)),
+            "",
+            None,
+            "IndexError()",
+        ),
+        (
+            Lines().map(decode=xml.etree.ElementTree.XML, errors=SyntaxError),
+            "<a",
+            None,
+            "unclosed token: line 1, column 0",
+        ),
+        (
+            LengthPrefixed().map(encode=struct.Struct(">H").pack, errors=struct.error),
+            None,
+            2**16,
+            "'H' format requires 0 <= number <= 65535",
+        ),
+    ],
+)
+def test_errors_that_mean_it_of_either_function(
+    codec: Codec[Any, Any], line: str | None, message: Any, reason: str
+) -> None:
+    if line is not None:
+        with pytest.raises(InvalidMessageError) as caught:
+            codec.reader().decode(fed(line.encode() + b"\n"))
+        assert caught.value.reason == reason
+    else:
+        with pytest.raises(EncodeError) as refused:
+            codec.writer().encode(message)
+        assert str(refused.value) == f"a message of type int cannot be sent: {reason}"
+
+
+def test_errors_are_beside_those_that_mean_it_anyway() -> None:
+    codec = Lines().map(decode=int, encode=float.hex, errors=KeyError)
+    with pytest.raises(InvalidMessageError, match="invalid literal"):
+        codec.reader().decode(fed(b"x\n"))
+    with pytest.raises(EncodeError, match="doesn't apply to a 'str' object"):
+        codec.writer().encode("x")  # type: ignore[arg-type]  # which is the mistake
+    with pytest.raises(ZeroDivisionError):
+        Lines().map(decode=fail(ZeroDivisionError()), errors=KeyError).reader().decode(fed(b"\n"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [KeyError(), "KeyError", int, KeyboardInterrupt, None, [KeyError]]
+)
+@pytest.mark.parametrize("in_a_tuple", [True, False])
+def test_errors_that_are_none(wrong: Any, in_a_tuple: bool) -> None:
+    with pytest.raises(TypeError) as caught:
+        Lines().map(decode=len, errors=(ValueError, wrong) if in_a_tuple else wrong)
+    assert str(caught.value) == (
+        f"errors must be an exception class or a tuple of these, not {wrong!r}"
+    )
+
+
 def test_errors_of_the_inner_reader_are_its_own() -> None:
     reader = LengthPrefixed(max_size=3).json().reader()
     buffer = fed(frame(b"four"))
@@ -443,13 +556,6 @@ def test_last_message_that_only_the_end_completes_is_converted_too() -> None:
 
 
 # -- messages that cannot be sent
-
-
-def fail(error: Exception) -> Callable[[Any], Any]:
-    def function(message: Any) -> Any:
-        raise error
-
-    return function
 
 
 def recursive() -> list[Any]:
@@ -718,6 +824,8 @@ SAME: list[Callable[[], Codec[Any, Any]]] = [
     lambda: LengthPrefixed().msgpack(dict[str, Order]),
     lambda: LengthPrefixed().text(),
     lambda: LengthPrefixed().text().map(decode=strip, encode=str.upper),
+    lambda: LengthPrefixed().map(decode=len, errors=KeyError),
+    lambda: LengthPrefixed().map(decode=len, errors=(KeyError, struct.error)),
     lambda: LengthPrefixed(2).compressed(level=9).json(Order),
 ]
 
@@ -748,6 +856,7 @@ def test_codecs_that_differ_in_anything_are_not_equal() -> None:
     ]
     assert codec not in others
     assert LengthPrefixed().map(decode=len) != LengthPrefixed().map(decode=len, encode=bytes)
+    assert LengthPrefixed().map(decode=len) != LengthPrefixed().map(decode=len, errors=KeyError)
     assert LengthPrefixed().text() != LengthPrefixed().text("ascii")
 
 

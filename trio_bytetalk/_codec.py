@@ -40,6 +40,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 """What a frame's bytes may be."""
 
 Compression = Literal["zlib", "gzip", "deflate"]
+Errors: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 
 
 class NeedData(enum.Enum):
@@ -187,19 +188,25 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
         *,
         decode: Callable[[ReceiveT], NewReceiveT],
         encode: Callable[[NewSendT], SendT],
+        errors: Errors = (),
     ) -> Codec[NewSendT, NewReceiveT]: ...
 
     @overload
-    def map(self, *, decode: Callable[[ReceiveT], NewReceiveT]) -> Codec[SendT, NewReceiveT]: ...
+    def map(
+        self, *, decode: Callable[[ReceiveT], NewReceiveT], errors: Errors = ()
+    ) -> Codec[SendT, NewReceiveT]: ...
 
     @overload
-    def map(self, *, encode: Callable[[NewSendT], SendT]) -> Codec[NewSendT, ReceiveT]: ...
+    def map(
+        self, *, encode: Callable[[NewSendT], SendT], errors: Errors = ()
+    ) -> Codec[NewSendT, ReceiveT]: ...
 
     def map(
         self,
         *,
         decode: Callable[[Any], Any] | None = None,
         encode: Callable[[Any], Any] | None = None,
+        errors: Errors = (),
     ) -> Codec[Any, Any]:
         """This protocol, with a function between its messages and the user's::
 
@@ -212,6 +219,10 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
           encode: What this function makes of a message that is sent is what this codec gets. It
               raises ValueError or TypeError for one that cannot be sent: an `EncodeError` to the
               sender.
+          errors: One exception class, or a tuple of them, that also mean so, of either function:
+              for example `struct.error`, KeyError, or an error that a library has of its own.
+
+        Any other exception is a mistake in the program, and is raised as it is.
 
         A direction without a function stays as it is. The functions are shared by all connections,
         so they keep no state.
@@ -221,7 +232,7 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
         """
         from ._messages import Mapped
 
-        return Mapped(self, decode, encode)
+        return Mapped(self, decode, encode, errors)
 
     def text(self: Codec[bytes, bytes], encoding: str = "utf-8") -> Codec[str, str]:
         """Text (`str`), of which this codec's frames are the bytes in ``encoding``.

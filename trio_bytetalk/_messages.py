@@ -48,6 +48,11 @@ def invalid_message(frame: Any, why: object) -> InvalidMessageError:
     )
 
 
+def _why(error: Exception) -> str:
+    """What an exception says; by its name, if it says nothing or no more than a key."""
+    return repr(error) if isinstance(error, KeyError) else str(error) or repr(error)
+
+
 def _in_short(text: str, most: int) -> str:
     """One printable line. What is left out of a long one is its middle: both ends say more."""
     if len(text) > most:
@@ -75,7 +80,7 @@ class MappedReader(Reader[ReceiveT]):
         try:
             return self.convert(frame)
         except self.errors as error:
-            raise invalid_message(frame, error) from error
+            raise invalid_message(frame, _why(error)) from error
 
     def decode_eof(self, buffer: ReceiveBuffer) -> ReceiveT | Literal[NeedData.NEED_DATA]:
         frame = self.inner.decode_eof(buffer)
@@ -84,7 +89,7 @@ class MappedReader(Reader[ReceiveT]):
         try:
             return self.convert(frame)
         except self.errors as error:
-            raise invalid_message(frame, error) from error
+            raise invalid_message(frame, _why(error)) from error
 
 
 @attrs.define(eq=False)
@@ -111,7 +116,7 @@ class MappedWriter(Writer[SendT]):
         except self.errors as error:
             raise EncodeError(
                 f"a message of type {type(message).__name__} cannot be sent: "
-                f"{_in_short(str(error), _REASON_SHOWN)}"
+                f"{_in_short(_why(error), _REASON_SHOWN)}"
             ) from error
         return self.inner.encode(frame)
 
@@ -119,6 +124,18 @@ class MappedWriter(Writer[SendT]):
 def _function(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not callable(value):
         raise TypeError(f"{attribute.name} must be a function of one message, not {value!r}")
+
+
+def _exception_classes(errors: Any) -> Any:
+    return errors if isinstance(errors, tuple) else (errors,)
+
+
+def _errors(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    for one in value:
+        if not (isinstance(one, type) and issubclass(one, Exception)):
+            raise TypeError(
+                f"{attribute.name} must be an exception class or a tuple of these, not {one!r}"
+            )
 
 
 # In the classes below, what may be unhashable is left out of the hash: types (Annotated ones, for
@@ -132,6 +149,9 @@ class Mapped(Codec[SendT, ReceiveT]):
     inner: Codec[Any, Any]
     decode: Callable[[Any], ReceiveT] | None = attrs.field(validator=_function, hash=False)
     encode: Callable[[SendT], Any] | None = attrs.field(validator=_function, hash=False)
+    errors: tuple[type[Exception], ...] = attrs.field(
+        converter=_exception_classes, validator=_errors
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.decode is None and self.encode is None:
@@ -139,11 +159,15 @@ class Mapped(Codec[SendT, ReceiveT]):
 
     def reader(self) -> Reader[ReceiveT]:
         reader = self.inner.reader()
-        return reader if self.decode is None else MappedReader(reader, self.decode)
+        if self.decode is None:
+            return reader
+        return MappedReader(reader, self.decode, (*_INVALID, *self.errors))
 
     def writer(self) -> Writer[SendT]:
         writer = self.inner.writer()
-        return writer if self.encode is None else MappedWriter(writer, self.encode)
+        if self.encode is None:
+            return writer
+        return MappedWriter(writer, self.encode, (*_CANNOT_BE_SENT, *self.errors))
 
 
 def _encoding(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
