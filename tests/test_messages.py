@@ -499,6 +499,26 @@ def test_errors_that_are_none(wrong: Any, in_a_tuple: bool) -> None:
     )
 
 
+async def test_function_that_asks_for_more_data_is_a_bug_rather_than_a_wait_for_ever() -> None:
+    def decode(payload: bytes) -> Any:
+        return NEED_DATA if payload == b"part" else payload
+
+    text = r"decode at .* returned NEED_DATA for a whole frame; it must return a message, or raise"
+    # A TypeError of the function's own is something else than this one.
+    for codec in (LastLine().map(decode=decode), LastLine().map(decode=decode, errors=TypeError)):
+        near, far = trio.testing.memory_stream_pair()
+        async with open_connection(near, codec=codec) as connection:
+            await far.send_all(b"part\nwhole\npart")
+            await far.aclose()
+            with pytest.raises(TypeError, match=text):
+                await connection.receive()
+            assert await connection.receive() == b"whole"
+            with pytest.raises(TypeError, match=text):
+                await connection.receive()
+            with pytest.raises(trio.EndOfChannel):
+                await connection.receive()
+
+
 def test_errors_of_the_inner_reader_are_its_own() -> None:
     reader = LengthPrefixed(max_size=3).json().reader()
     buffer = fed(frame(b"four"))

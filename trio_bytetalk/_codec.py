@@ -222,7 +222,8 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
           errors: One exception class, or a tuple of them, that also mean so, of either function:
               for example `struct.error`, KeyError, or an error that a library has of its own.
 
-        Any other exception is a mistake in the program, and is raised as it is.
+        Any other exception is a mistake in the program, and is raised as it is; so is a ``decode``
+        that returns `NEED_DATA`, a TypeError, for its frame is whole.
 
         A direction without a function stays as it is. The functions are shared by all connections,
         so they keep no state.

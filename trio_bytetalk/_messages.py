@@ -78,18 +78,31 @@ class MappedReader(Reader[ReceiveT]):
         if frame is NEED_DATA:
             return NEED_DATA
         try:
-            return self.convert(frame)
+            message = self.convert(frame)
         except self.errors as error:
             raise invalid_message(frame, _why(error)) from error
+        if message is NEED_DATA:
+            raise self._no_message()
+        return message
 
     def decode_eof(self, buffer: ReceiveBuffer) -> ReceiveT | Literal[NeedData.NEED_DATA]:
         frame = self.inner.decode_eof(buffer)
         if frame is NEED_DATA:
             return NEED_DATA
         try:
-            return self.convert(frame)
+            message = self.convert(frame)
         except self.errors as error:
             raise invalid_message(frame, _why(error)) from error
+        if message is NEED_DATA:
+            raise self._no_message()
+        return message
+
+    def _no_message(self) -> TypeError:
+        # The frame is consumed: to wait for more of it would be to wait for the next, or for ever.
+        return TypeError(
+            f"{self.convert!r} returned NEED_DATA for a whole frame; it must return a message, or "
+            "raise ValueError"
+        )
 
 
 @attrs.define(eq=False)
