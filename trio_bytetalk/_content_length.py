@@ -10,6 +10,7 @@ import attrs
 from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
 from ._errors import EncodeError, MessageTooLargeError, ProtocolError
+from ._length_prefixed import JOIN_BELOW
 from ._validators import whole_number
 
 # More than any message can have; a number of more digits is not even read.
@@ -26,10 +27,6 @@ _USUAL_HEADER = re.compile(rb"(?i:Content-Length): ?(\d{1,%d})\r\n\r\n" % _MOST_
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token of RFC 9110, section 5.6.2
 _VALUE = re.compile(rb"[\t\x20-\x7e]*")
 _NUMBER = re.compile(rb"[0-9]{1,%d}" % _MOST_DIGITS)
-
-# From this size on a message is cheaper to hand over as it is, in a second piece, than to copy
-# behind its header; below it the copy costs less than the second piece does.
-_JOIN_BELOW = 4096
 
 
 def _length_in(header: bytes) -> int:
@@ -127,7 +124,7 @@ class ContentLengthWriter(Writer[bytes]):
                 f"the message has {length} bytes; max_size allows {self.max_size} bytes"
             )
         header = b"Content-Length: %d\r\n\r\n" % length
-        if length < _JOIN_BELOW:
+        if length < JOIN_BELOW:
             return header + message
         return header, message
 
