@@ -6,10 +6,20 @@ import decimal
 import math
 from typing import Any
 
+import attrs
 import pytest
 import trio.testing
 
-from trio_bytetalk import EventEmitter, LengthPrefixed, Limits, Server, open_connection
+from trio_bytetalk import (
+    Delimited,
+    EventEmitter,
+    LengthPrefixed,
+    Limits,
+    Lines,
+    Server,
+    open_connection,
+)
+from trio_bytetalk._validators import text_encoding
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
@@ -69,6 +79,77 @@ def test_what_is_no_number_of_seconds(value: Any) -> None:
     with pytest.raises(TypeError) as caught:
         Limits(message_timeout=value)
     assert str(caught.value) == f"message_timeout must be a number of seconds, not {value!r}"
+
+
+@pytest.mark.parametrize("value", [0, 1, None, "yes", []])
+def test_what_is_neither_true_nor_false(value: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        LengthPrefixed(signed=value)
+    assert str(caught.value) == f"signed must be True or False, not {value!r}"
+    with pytest.raises(TypeError, match=r"^keep must be True or False, not "):
+        Delimited(b"-", keep=value)
+    assert LengthPrefixed(signed=True).signed is Delimited(b"-", keep=True).keep is True
+
+
+@attrs.frozen
+class OfWholeMessages:
+    encoding: str = attrs.field(validator=text_encoding(like_ascii=False))
+
+
+@pytest.mark.parametrize("name", ["utf-8", "ascii", "latin-1", "cp1252", "gb18030", "shift_jis"])
+def test_encoding_that_is_like_ascii(name: str) -> None:
+    assert Lines(encoding=name).encoding == name
+    assert OfWholeMessages(name).encoding == name
+
+
+@pytest.mark.parametrize(
+    "name", ["utf-16", "utf-32-le", "utf-8-sig", "utf-7", "hz", "cp037", "unicode_escape"]
+)
+def test_encoding_that_gives_back_what_it_got_but_is_not_like_ascii(name: str) -> None:
+    assert OfWholeMessages(name).encoding == name
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message follows
+        Lines(encoding=name)
+    assert str(caught.value) == (
+        f"encoding must write ASCII characters, newlines among them, as ASCII does; {name!r} "
+        f"does not"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("raw_unicode_escape", r"\u000a"),
+        ("iso2022_jp", "\x1b$B"),
+        ("iso2022_kr", "\x0e"),
+        ("idna", "a..b"),
+    ],
+)
+def test_encoding_in_which_text_arrives_as_other_text_or_not_at_all(name: str, text: str) -> None:
+    try:
+        arrives = text.encode(name).decode(name)
+    except UnicodeError:
+        arrives = None
+    assert arrives != text
+    for make in (OfWholeMessages, lambda name: Lines(encoding=name)):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message follows
+            make(name)
+        assert str(caught.value) == (
+            f"encoding must be one in which all ASCII text arrives as it was sent; in {name!r} "
+            f"some arrives as other text, or not at all"
+        )
+
+
+@pytest.mark.parametrize("name", ["klingon", "hex", "undefined", "\0"])
+def test_name_of_no_text_encoding(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^encoding must name a text encoding: "):
+        OfWholeMessages(name)
+
+
+@pytest.mark.parametrize("value", [None, b"utf-8", 8])
+def test_what_is_no_name(value: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        Lines(encoding=value)
+    assert str(caught.value) == f"encoding must be the name of a text encoding, not {value!r}"
 
 
 def test_wrong_setting_of_a_server_or_a_client_is_named_as_well() -> None:

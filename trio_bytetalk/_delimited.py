@@ -11,7 +11,7 @@ import attrs
 from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, AheadReader, Buffer, Codec, NeedData, Writer, settle_first, to_bytes
 from ._errors import EncodeError, InvalidMessageError, MessageTooLargeError
-from ._validators import whole_number
+from ._validators import text_encoding, true_or_false, whole_number
 
 # Both readers begin with a fast path: one search of the buffer's front, which is all that a burst
 # of short messages needs. A front that was searched in vain already (`_search` is not None) is left
@@ -209,11 +209,6 @@ def _delimiter(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> N
             )
 
 
-def _true_or_false(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if type(value) is not bool:
-        raise TypeError(f"{attribute.name} must be True or False, not {value!r}")
-
-
 @attrs.frozen
 class Delimited(Codec[bytes, bytes]):
     r"""Messages of bytes, each followed by a delimiter.
@@ -233,7 +228,7 @@ class Delimited(Codec[bytes, bytes]):
     """
 
     delimiter: Delimiter = attrs.field(converter=_normal, validator=_delimiter)
-    keep: bool = attrs.field(default=False, validator=_true_or_false, kw_only=True)
+    keep: bool = attrs.field(default=False, validator=true_or_false, kw_only=True)
     max_size: int = attrs.field(
         default=2**20, validator=whole_number(0, unit="bytes"), kw_only=True
     )
@@ -339,17 +334,6 @@ class LinesWriter(Writer[str]):
         return line + self.newline
 
 
-def _encoding(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} must be the name of a text encoding, not {value!r}")
-    try:
-        transparent = "a\r\n".encode(value) == b"a\r\n"
-    except (LookupError, ValueError) as error:  # the latter for what can encode nothing
-        raise ValueError(f"{attribute.name} must name a text encoding: {error}") from None
-    if not transparent:
-        raise ValueError(f"{attribute.name} must write newlines as ASCII does; {value!r} does not")
-
-
 def _newline(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if type(value) is not bytes or value not in (b"\n", b"\r\n"):
         raise ValueError(rf'{attribute.name} must be b"\n" or b"\r\n", not {value!r}')
@@ -360,15 +344,21 @@ class Lines(Codec[str, str]):
     r"""Lines of text (`str`). Received lines end with ``\n`` or ``\r\n``, which is stripped.
 
     Args:
-      encoding: A text encoding that writes newlines as ASCII does; UTF-8 (RFC 3629) by default.
-          A line that is not in it is an `InvalidMessageError`, and receiving can go on behind it.
+      encoding: A text encoding that writes ASCII characters as ASCII does; UTF-8 (RFC 3629) by
+          default. A line that is not in it is an `InvalidMessageError`, and receiving can go on
+          behind it. Encodings with escape sequences, such as UTF-7 and ISO-2022-JP, are refused:
+          text that looks like one would arrive as other text. (Shift JIS, EUC-JP, EUC-KR and the
+          code pages 932 and 950 are not, but have a few characters that arrive as their likes, as
+          the yen sign does as a backslash.)
       newline: What ends a sent line: ``b"\n"`` or ``b"\r\n"`` (as RFC 5321 and others demand).
       max_size: The largest line accepted and sent, in bytes of its encoding, without the newline.
 
     A last line that does not end with a newline is an `IncompleteMessageError`.
     """
 
-    encoding: str = attrs.field(default="utf-8", validator=_encoding, kw_only=True)
+    encoding: str = attrs.field(
+        default="utf-8", validator=text_encoding(like_ascii=True), kw_only=True
+    )
     newline: bytes = attrs.field(default=b"\n", validator=_newline, kw_only=True)
     max_size: int = attrs.field(
         default=2**20, validator=whole_number(0, unit="bytes"), kw_only=True

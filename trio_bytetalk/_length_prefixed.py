@@ -12,7 +12,7 @@ import attrs
 from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, AheadReader, Buffer, Codec, NeedData, Writer, settle_first, to_bytes
 from ._errors import EncodeError, MessageTooLargeError, ProtocolError
-from ._validators import one_of, whole_number
+from ._validators import one_of, true_or_false, whole_number
 
 # From this size on a payload is cheaper to hand over as it is, in a second piece, than to copy
 # behind its header; below it the copy costs less than the second piece does.
@@ -314,11 +314,6 @@ def _most(size: int, signed: bool = False) -> int:
     return (1 << 8 * size - signed) - 1
 
 
-def _flag(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if type(value) is not bool:
-        raise TypeError(f"{attribute.name} must be True or False, not {value!r}")
-
-
 def _adjustment(codec: LengthPrefixed, attribute: attrs.Attribute[Any], value: Any) -> None:
     if type(value) is not int:
         raise TypeError(f"{attribute.name} must be a whole number of bytes, not {value!r}")
@@ -398,7 +393,7 @@ class LengthPrefixed(Codec[bytes, bytes]):
     size: int = attrs.field(default=4, validator=whole_number(1, 8, unit="bytes"))
     byteorder: ByteOrder = attrs.field(default="big", validator=one_of("big", "little"))
     max_size: int = attrs.field(default=2**20, validator=whole_number(0, unit="bytes"))
-    signed: bool = attrs.field(default=False, validator=_flag, kw_only=True)
+    signed: bool = attrs.field(default=False, validator=true_or_false, kw_only=True)
     offset: int = attrs.field(default=0, validator=whole_number(0, unit="bytes"), kw_only=True)
     adjustment: int = attrs.field(default=0, validator=_adjustment, kw_only=True)
     strip: int | None = attrs.field(default=None, validator=_strip, kw_only=True)

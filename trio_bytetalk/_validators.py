@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,55 @@ def one_of(*choices: str) -> Validator:
         if value not in choices:
             words = " or ".join(map(repr, choices))
             raise ValueError(f"{attribute.name} must be {words}, not {value!r}")
+
+    return validate
+
+
+def true_or_false(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """A `bool`."""
+    if type(value) is not bool:
+        raise TypeError(f"{attribute.name} must be True or False, not {value!r}")
+
+
+# Each ASCII character in front of each, itself included: what an encoding makes of an escape
+# character depends on what follows.
+_ASCII_PAIRS = "".join(map("".join, itertools.product(map(chr, range(128)), repeat=2)))
+
+
+def text_encoding(*, like_ascii: bool) -> Validator:
+    """The name of an encoding that gives text back as it was, which one with escapes may not.
+
+    That is: ASCII text, whatever is in it. In some encodings of the Far East a few other characters
+    come back as their likes, and nothing finds these as fast.
+
+    Args:
+      like_ascii: Whether ASCII characters must be the bytes that they are in ASCII, so that bytes
+          can be looked for in what is encoded.
+    """
+
+    def validate(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        name = attribute.name
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be the name of a text encoding, not {value!r}")
+        try:
+            "".encode(value)
+        except (LookupError, ValueError) as error:  # the latter for what can encode nothing
+            raise ValueError(f"{name} must name a text encoding: {error}") from None
+        try:
+            encoded = _ASCII_PAIRS.encode(value)
+            faithful = encoded.decode(value) == _ASCII_PAIRS
+        except UnicodeError:
+            faithful = False
+        if not faithful:
+            raise ValueError(
+                f"{name} must be one in which all ASCII text arrives as it was sent; in {value!r} "
+                f"some arrives as other text, or not at all"
+            )
+        if like_ascii and encoded != _ASCII_PAIRS.encode():
+            raise ValueError(
+                f"{name} must write ASCII characters, newlines among them, as ASCII does; "
+                f"{value!r} does not"
+            )
 
     return validate
 
