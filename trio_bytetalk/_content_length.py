@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, cast
 
 import attrs
 
-from ._buffer import ReceiveBuffer
+from ._buffer import ReceiveBuffer, _Search
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, Writer, to_bytes
 from ._errors import EncodeError, MessageTooLargeError, ProtocolError
 from ._length_prefixed import JOIN_BELOW
@@ -24,25 +24,34 @@ _LEAST_HEADER_SIZE = len("Content-Length: \r\n\r\n") + _MOST_DIGITS
 # The header as nearly every peer sends it, which is the fast path.
 _USUAL_HEADER = re.compile(rb"(?i:Content-Length): ?(\d{1,%d})\r\n\r\n" % _MOST_DIGITS)
 
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token of RFC 9110, section 5.6.2
-_VALUE = re.compile(rb"[\t\x20-\x7e]*")
+_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # a token of RFC 9110, section 5.6.2
+_VALUE = rb"[\t\x20-\x7e]*"
+
+# What any header may begin with: whole lines, and then a part of one or of the empty line.
+_BEGINNING = re.compile(
+    rb"(?:%b:%b\r\n)+(?:%b(?::%b\r?)?|\r\n?)?|(?:%b(?::%b\r?)?)?"
+    % (_NAME, _VALUE, _NAME, _VALUE, _NAME, _VALUE)
+)
+
 _NUMBER = re.compile(rb"[0-9]{1,%d}" % _MOST_DIGITS)
+
+
+def _tail(beginning: bytes) -> bytes:
+    """A few bytes that may be followed by what a header's ``beginning`` may be, which is right."""
+    _, newline, line = beginning.rpartition(b"\n")
+    name, colon, value = line.partition(b":")
+    return (b"a:\r\n" if newline else b"") + name[:1] + colon + value[-1:]
 
 
 def _length_in(header: bytes) -> int:
     """What a header, without the empty line at its end, says of the message's length.
 
     Raises:
-      ProtocolError: if it says nothing, or nothing clear, or is no header.
+      ProtocolError: if it says nothing, or nothing clear.
     """
     length: bytes | None = None
     for line in header.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if not colon or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise ProtocolError(
-                f"the peer sent {line!r:.100} in a header; expected is a name, a colon and a "
-                f"value, in ASCII"
-            )
+        name, _, value = line.partition(b":")
         if name.lower() != b"content-length":
             continue
         if length is not None:
@@ -64,6 +73,10 @@ class ContentLengthReader(Reader[bytes]):
 
     max_size: int
     max_header_size: int
+
+    # How far a header that is not whole was found right: what the buffer remembers of its search,
+    # which tells whether it still is the same header, and the `_tail` of that much.
+    _seen: tuple[_Search | None, bytes] = attrs.field(default=(None, b""), init=False, repr=False)
 
     def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
         data = buffer.data
@@ -94,19 +107,40 @@ class ContentLengthReader(Reader[bytes]):
         """The whole header without the empty line at its end, left in the buffer.
 
         Raises:
-          ProtocolError: if there is nothing in it.
+          ProtocolError: with the first byte that no header can have there.
           MessageTooLargeError: if it is over ``max_header_size``, or is going to be.
         """
-        if buffer.peek(2) == b"\r\n":
-            raise ProtocolError("the peer sent an empty line; expected is a header in front of it")
+        search, tail = self._seen
+        seen = 0
+        if search is not None and search is buffer._search and search.start == buffer.start:
+            seen = search.searched
+        else:
+            tail = b""
         length = buffer.find(_EMPTY_LINE)
-        least = len(buffer) + 1 if length < 0 else length + len(_EMPTY_LINE)
+        size = len(buffer) if length < 0 else length + len(_EMPTY_LINE)
+        # Beyond the limit nothing is looked at, for in small pieces it would not have come so far.
+        fresh = tail + cast(
+            bytes, buffer.peek(max(0, min(size, self.max_header_size) - seen), seen)
+        )
+        right = cast("re.Match[bytes]", _BEGINNING.match(fresh)).end()
+        if right < len(fresh):
+            place = seen + right - len(tail)
+            line = cast(bytes, buffer.peek(place)).rpartition(b"\n")[2]
+            raise ProtocolError(
+                f"the peer sent {fresh[right : right + 1]!r} in a header, behind {line[-40:]!r}; "
+                f"expected is a name, a colon and a value on each line, in ASCII"
+            )
+        least = size + 1 if length < 0 else size
         if least > self.max_header_size:
             raise MessageTooLargeError(
                 f"the peer sent a header of {least} bytes{' or more' if length < 0 else ''}; "
                 f"max_header_size allows {self.max_header_size} bytes"
             )
-        return None if length < 0 else buffer.peek(length)
+        if length < 0:
+            self._seen = (buffer._search, _tail(fresh))
+            return None
+        self._seen = (None, b"")
+        return buffer.peek(length)
 
 
 @attrs.define(eq=False)
@@ -144,7 +178,8 @@ class ContentLength(Codec[bytes, bytes]):
     In a header that is received, the case of names does not matter, and fields other than
     ``Content-Length`` are ignored. It is a `ProtocolError` if that one is missing, is there twice,
     or is anything but ASCII digits; or if the header is not fields in ASCII that each end with a
-    carriage return and a line feed. What is sent has ``Content-Length`` and no other field.
+    carriage return and a line feed; that is refused with the first byte that cannot be right. What
+    is sent has ``Content-Length`` and no other field.
     """
 
     max_size: int = attrs.field(default=2**20, validator=whole_number(0, unit="bytes"))
