@@ -656,6 +656,21 @@ def test_map_without_functions_or_with_something_else() -> None:
         Lines().map(decode="utf-8")  # type: ignore[call-overload]  # which is the mistake
 
 
+@pytest.mark.parametrize("encoding", ["raw_unicode_escape", "idna", "iso2022_jp", "iso2022_kr"])
+def test_encoding_in_which_text_may_arrive_as_other_text(encoding: str) -> None:
+    with pytest.raises(ValueError, match=r"^encoding must be one in which all ASCII text arrives"):
+        LengthPrefixed().text(encoding)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-16", "utf-32-le", "latin-1", "cp037", "gb18030", "utf-7"]
+)
+@given(text=st.text(st.characters(max_codepoint=127)))
+def test_encodings_in_which_any_text_arrives_as_it_was(encoding: str, text: str) -> None:
+    codec = LengthPrefixed().text(encoding)
+    assert read_all(codec.reader(), [encoded(codec, text)]) == Outcome([text])
+
+
 @pytest.mark.parametrize(
     ("encoding", "error"), [("no-such", ValueError), ("hex", ValueError), (8, TypeError)]
 )

@@ -238,7 +238,9 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
     def text(self: Codec[bytes, bytes], encoding: str = "utf-8") -> Codec[str, str]:
         """Text (`str`), of which this codec's frames are the bytes in ``encoding``.
 
-        A frame that is not in it is an `InvalidMessageError`.
+        A frame that is not in it is an `InvalidMessageError`. An encoding in which text that looks
+        like an escape sequence arrives as other text, such as ISO-2022-JP, is refused by a
+        ValueError.
         """
         from ._messages import Text
 

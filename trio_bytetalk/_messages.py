@@ -18,6 +18,7 @@ import attrs
 from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, ReceiveT, SendT, Writer
 from ._errors import EncodeError, InvalidMessageError
+from ._validators import text_encoding
 
 # What a message may make a conversion raise: with numbers too large or nesting too deep, Python's
 # own functions raise the latter two.
@@ -183,21 +184,12 @@ class Mapped(Codec[SendT, ReceiveT]):
         return MappedWriter(writer, self.encode, (*_CANNOT_BE_SENT, *self.errors))
 
 
-def _encoding(_instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} must be the name of a text encoding, not {value!r}")
-    try:
-        "".encode(value)
-    except (LookupError, ValueError) as error:  # the latter for what can encode nothing
-        raise ValueError(f"{attribute.name} must name a text encoding: {error}") from None
-
-
 @attrs.frozen
 class Text(Codec[str, str]):
     """What `Codec.text` returns."""
 
     inner: Codec[bytes, bytes]
-    encoding: str = attrs.field(validator=_encoding)
+    encoding: str = attrs.field(validator=text_encoding(like_ascii=False))
 
     def reader(self) -> MappedReader[str]:
         encoding = self.encoding
