@@ -269,7 +269,7 @@ def codecs(draw: st.DrawFn) -> LengthPrefixed:
     return LengthPrefixed(
         size,
         draw(BYTE_ORDERS),
-        draw(st.integers(0, 60)),
+        draw(st.integers(offset if strip is None else offset + size - strip, 60)),
         signed=signed,
         offset=offset,
         adjustment=draw(st.integers(-20, 20)),
@@ -294,11 +294,15 @@ def as_any_should_be(codec: LengthPrefixed, data: bytes) -> Outcome:
     """What `codec` is to make of ``data``, by the plainest means."""
     messages: list[bytes] = []
     ahead = codec.offset + codec.size
-    while len(data) >= ahead:
+    while data:
+        if not data.startswith(codec.header[: len(data)]):
+            return Outcome(messages, ProtocolError)
+        if len(data) < ahead:
+            break
         field = data[codec.offset : ahead]
         value = int.from_bytes(field, codec.byteorder, signed=codec.signed)
         behind = value + codec.adjustment
-        if value < 0 or behind < 0 or not data.startswith(codec.header):
+        if value < 0 or behind < 0:
             return Outcome(messages, ProtocolError)
         kept = codec.offset if codec.strip is None else ahead - codec.strip
         if kept + behind > codec.max_size:
@@ -431,7 +435,10 @@ def test_what_is_not_whole_stays_for_another_reader_with_a_header_too(
     buffer = ReceiveBuffer()
     buffer.feed(held)
     assert codec.reader().decode(buffer) is NEED_DATA
-    assert buffer.wanted == (3 if len(held) < 3 else 5)
+    wanted = 3 if len(held) < 3 else 5
+    if strip == 3 and not held:
+        wanted = 1  # to see whether it is the right header
+    assert buffer.wanted == wanted
     assert buffer.take(len(held)) == held
 
 
@@ -463,18 +470,16 @@ def error_of(codec: LengthPrefixed, data: bytes) -> ProtocolError:
         ({"strip": 0}, b"\0\2" + b"ab", b"\0\3", 5),
         ({"offset": 1, "strip": 3, "header": b"h"}, b"h\0\4" + b"abcd", b"h\0\5", 5),
         ({"offset": 1, "strip": 0, "adjustment": -3}, b"h\0\4" + b"a", b"h\0\5", 5),
-        ({"offset": 5}, b"", b"hello\0\0", 5),
     ],
 )
 def test_limit_is_checked_after_the_adjustment_and_counts_what_is_received(
     settings: dict[str, Any], fits: bytes, too_large: bytes, size: int
 ) -> None:
     codec = LengthPrefixed(2, max_size=4, **settings)
-    if fits:
-        outcome = read_all(codec.reader(), [fits])
-        assert [len(message) for message in outcome.messages] == [4]
-        assert outcome.error is None
-        assert joined(codec.writer().encode(outcome.messages[0])) == fits
+    outcome = read_all(codec.reader(), [fits])
+    assert [len(message) for message in outcome.messages] == [4]
+    assert outcome.error is None
+    assert joined(codec.writer().encode(outcome.messages[0])) == fits
     for with_more in (b"", b"abcdefghij"):
         error = error_of(codec, too_large + with_more)
         assert type(error) is MessageTooLargeError
@@ -592,16 +597,70 @@ def test_whole_frame_with_a_wrong_length_in_it_is_not_sent() -> None:
         )
 
 
-def test_frame_with_another_header_is_refused_as_soon_as_its_length_is_there() -> None:
+def test_frame_with_another_header_is_refused_with_its_first_wrong_byte() -> None:
     codec = LengthPrefixed(1, offset=2, strip=3, header=b"hi")
-    error = error_of(codec, b"ho\x05")
-    assert type(error) is ProtocolError
-    assert str(error) == (
-        "the peer sent a frame that begins with b'ho'; the setting header is b'hi'"
-    )
-    assert type(error_of(codec, b"ho\x01a")) is ProtocolError
+    for data in (b"ho", b"ho\x05", b"ho\x01a", b"hohohoho"):
+        error = error_of(codec, data)
+        assert type(error) is ProtocolError
+        assert str(error) == (
+            "the peer sent a frame that begins with b'ho'; the setting header is b'hi'"
+        )
+    assert str(error_of(codec, b"oh")).startswith("the peer sent a frame that begins with b'o';")
     outcome = read_all(codec.reader(), [b"hi\x01a" + b"ho\x01b" + b"hi\x01c"])
     assert outcome == Outcome([b"a"], ProtocolError)
+
+
+def test_header_is_looked_at_byte_by_byte_and_not_waited_for() -> None:
+    codec, _ = PROTOCOLS["BGP"]
+    assert "begins with b'G'; the setting" in str(error_of(codec, b"G"))
+    assert "begins with b'G'; the setting" in str(error_of(codec, b"GET / HTTP/1.1"))
+    reader = codec.reader()
+    buffer = ReceiveBuffer()
+    for count in range(16):
+        assert reader.decode(buffer) is NEED_DATA
+        assert buffer.wanted == count + 1
+        buffer.wanted = 0
+        buffer.feed(b"\xff")
+    assert reader.decode(buffer) is NEED_DATA
+    assert buffer.wanted == 18
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        ({"offset": 10**7}, 10**7),
+        ({"offset": 3}, 3),
+        ({"offset": 3, "strip": 0}, 5),
+        ({"strip": 0}, 2),
+    ],
+)
+def test_limit_that_no_message_can_keep_is_refused(settings: dict[str, Any], least: int) -> None:
+    assert LengthPrefixed(2, max_size=least, **settings).max_size == least
+    with pytest.raises(ValueError, match=f"^max_size must be {least} or more bytes") as caught:
+        LengthPrefixed(2, max_size=least - 1, **settings)
+    assert str(caught.value).endswith(f"not {least - 1}")
+    LengthPrefixed(2, max_size=0, offset=3, strip=5, header=b"abc")  # of which nothing is kept
+
+
+@pytest.mark.parametrize("strip", [None, 0])
+def test_max_size_lowered_below_what_every_message_has(strip: int | None) -> None:
+    reader = LengthPrefixed(2, offset=5, strip=strip).reader()
+    reader.max_size = 3
+    kept = 5 if strip is None else 7
+    for size in range(10):
+        buffer = ReceiveBuffer()
+        buffer.feed(bytes(size))
+        if size <= 3:
+            assert reader.decode(buffer) is NEED_DATA
+            assert buffer.wanted == size + 1
+            continue
+        # A length that is wrong as well makes no difference.
+        buffer.feed(b"\xff" * (9 - size))
+        with pytest.raises(MessageTooLargeError) as caught:
+            reader.decode(buffer)
+        assert str(caught.value) == (
+            f"the peer began a message of {kept} bytes or more; max_size allows 3 bytes"
+        )
 
 
 def test_max_size_may_be_changed_in_mid_stream_with_a_header_too() -> None:

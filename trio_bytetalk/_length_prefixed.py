@@ -155,6 +155,27 @@ class LengthFieldReader(LengthPrefixedReader):
                     return data[start:field] + data[begin:end]
                 return data[start + strip : end]
 
+        # First what is there of the header: a peer that sends another is refused with the first
+        # byte of that, and not asked for more than one at a time.
+        there = len(buffer)
+        header = self.header
+        begun = cast(bytes, buffer.peek(min(there, len(header))))
+        if not header.startswith(begun):
+            right = next(i for i, byte in enumerate(begun) if byte != header[i])
+            raise ProtocolError(
+                f"the peer sent a frame that begins with {begun[: right + 1]!r}; the setting "
+                f"header is {header!r}"
+            )
+        # The codec allows more, but the limit may have been lowered since.
+        max_size = self.max_size
+        if min(there, self._kept) > max_size:
+            raise MessageTooLargeError(
+                f"the peer began a message of {self._kept} bytes or more; max_size allows "
+                f"{max_size} bytes"
+            )
+        if there < len(header) or self._kept > max_size:
+            buffer.peek(there + 1)  # which says how many are wanted
+            return NEED_DATA
         head = buffer.peek(self._ahead)
         if head is None:
             return NEED_DATA
@@ -179,11 +200,6 @@ class LengthFieldReader(LengthPrefixedReader):
             raise ProtocolError(
                 f"the peer sent a length of {value}; with adjustment={self.adjustment} it must be "
                 f"{self._least} or more"
-            )
-        if not head.startswith(self.header):
-            raise ProtocolError(
-                f"the peer sent a frame that begins with {head[: self.offset]!r}; the setting "
-                f"header is {self.header!r}"
             )
         behind = value + self.adjustment
         size = self._kept + behind
@@ -354,6 +370,16 @@ def _header(codec: LengthPrefixed, attribute: attrs.Attribute[Any], value: Any) 
     )
 
 
+def _message_fits(codec: LengthPrefixed, _attribute: attrs.Attribute[Any], _value: Any) -> None:
+    """That there is a message that is not over ``max_size``; for the last of the settings."""
+    kept = codec.offset if codec.strip is None else codec.offset + codec.size - codec.strip
+    if kept > codec.max_size:
+        raise ValueError(
+            f"max_size must be {kept} or more bytes, for each message begins with so many "
+            f"(offset={codec.offset}, strip={codec.strip}), not {codec.max_size!r}"
+        )
+
+
 @attrs.frozen
 class LengthPrefixed(Codec[bytes, bytes]):
     """Frames of a length field and so many bytes, and what stands around these.
@@ -373,7 +399,8 @@ class LengthPrefixed(Codec[bytes, bytes]):
       byteorder: ``"big"`` (network byte order, as in RFC 1700) or ``"little"``.
       max_size: The largest message accepted and sent, in bytes, of the message as it is received
           and sent: a header in it counts, what is stripped does not. A longer one that a peer
-          announces is refused before any memory is taken for it.
+          announces is refused before any memory is taken for it. At least as large as what every
+          message has: a header (and, with ``strip=0``, the length field).
       signed: Whether the length field is a signed number, as in Java. One below 0 is a
           `ProtocolError`.
       offset: How many bytes stand in front of the length field, such as a type. The message
@@ -385,7 +412,7 @@ class LengthPrefixed(Codec[bytes, bytes]):
           have the right length in it. ``offset + size`` to take off all that is in front of the
           rest, along with the length field. Nothing else, for it could not be undone.
       header: With ``strip=offset + size``, the ``offset`` bytes that begin every frame. They are
-          sent, and what begins with others is a `ProtocolError`.
+          sent, and what begins with others is a `ProtocolError`, with the first byte that is wrong.
 
     Messages are received as `bytes`; `bytes`, `bytearray` and `memoryview` can be sent.
     """
@@ -397,7 +424,7 @@ class LengthPrefixed(Codec[bytes, bytes]):
     offset: int = attrs.field(default=0, validator=whole_number(0, unit="bytes"), kw_only=True)
     adjustment: int = attrs.field(default=0, validator=_adjustment, kw_only=True)
     strip: int | None = attrs.field(default=None, validator=_strip, kw_only=True)
-    header: bytes = attrs.field(default=b"", validator=_header, kw_only=True)
+    header: bytes = attrs.field(default=b"", validator=[_header, _message_fits], kw_only=True)
 
     def reader(self) -> LengthPrefixedReader:
         if self._is_plain():
