@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bytetalk import NEED_DATA, Chunks, EncodeError, LengthPrefixed, ReceiveBuffer
-from trio_bytetalk.testing import check_codec, connection_pair
+from trio_bytetalk.testing import connection_pair
 
 
 @given(st.binary(max_size=60), cuts())
@@ -77,7 +77,3 @@ async def test_message_that_cannot_be_sent_leaves_the_connection_usable(
 def test_all_are_equal() -> None:
     assert Chunks() == Chunks()
     assert hash(Chunks()) == hash(Chunks())
-
-
-def test_it_keeps_what_codecs_promise() -> None:
-    check_codec(Chunks(), [b"a", b"hello", b"x" * 5000], refused=[b"", "text"], framed=False)

@@ -23,7 +23,7 @@ from trio_bytetalk import (
     ProtocolError,
     ReceiveBuffer,
 )
-from trio_bytetalk.testing import check_codec, connection_pair
+from trio_bytetalk.testing import connection_pair
 
 # -- the two protocols as plainly as they can be written
 
@@ -540,9 +540,3 @@ def test_wrong_setting_is_named(make: Any, value: Any, error: type[Exception]) -
 def test_settings_that_are_not_given(make: Any) -> None:
     assert make() == make(1_048_576) != make(1)
     assert hash(make()) == hash(make(1_048_576))
-
-
-def test_they_keep_what_codecs_promise() -> None:
-    messages = [b"a", b"\0", b"\xc0\xdb" * 500, bytes(range(256)), b"x" * 3000]
-    check_codec(COBS(), [b"", *messages], refused=["text"], malformed=[b"\2\0", bytes(65)])
-    check_codec(SLIP(), messages, refused=["text", b""], malformed=[b"\xdba\xc0", b"\xc0" * 65])
