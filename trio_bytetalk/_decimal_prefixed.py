@@ -159,8 +159,8 @@ class Netstring(Codec[bytes, bytes]):
       max_size: The largest payload accepted and sent, in bytes. A longer one that a peer announces
           is refused before any memory is taken for it, with the first digit that makes it too long.
 
-    Messages are `bytes`. A `bytearray` or `memoryview` can be sent as well, and is copied; that is at
-    run time, for a type checker knows of `bytes` only.
+    Messages are `bytes`. A `bytearray` or `memoryview` can be sent as well, and is copied; but that
+    is at run time, and a type checker knows of `bytes` only.
     """
 
     max_size: int = attrs.field(default=2**20, validator=whole_number(0, unit="bytes"))
@@ -199,8 +199,8 @@ class OctetCounted(Codec[bytes, bytes]):
       max_size: The largest payload accepted and sent, in bytes. A longer one that a peer announces
           is refused before any memory is taken for it, with the first digit that makes it too long.
 
-    Messages are `bytes`. A `bytearray` or `memoryview` can be sent as well, and is copied; that is at
-    run time, for a type checker knows of `bytes` only.
+    Messages are `bytes`. A `bytearray` or `memoryview` can be sent as well, and is copied; but that
+    is at run time, and a type checker knows of `bytes` only.
     """
 
     max_size: int = attrs.field(default=2**20, validator=whole_number(1, unit="bytes"))

@@ -414,8 +414,8 @@ class LengthPrefixed(Codec[bytes, bytes]):
       header: With ``strip=offset + size``, the ``offset`` bytes that begin every frame. They are
           sent, and what begins with others is a `ProtocolError`, with the first byte that is wrong.
 
-    Messages are `bytes`. A `bytearray` or `memoryview` can be sent as well, and is copied; that is at
-    run time, for a type checker knows of `bytes` only.
+    Messages are `bytes`. A `bytearray` or `memoryview` can be sent as well, and is copied; but that
+    is at run time, and a type checker knows of `bytes` only.
     """
 
     size: int = attrs.field(default=4, validator=whole_number(1, 8, unit="bytes"))
