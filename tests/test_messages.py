@@ -414,6 +414,7 @@ TIMESTAMPS = VarintPrefixed().map(
 
 async def test_error_of_a_library_can_mean_that_a_message_is_not_valid() -> None:
     assert not issubclass(DecodeError, ValueError)
+    left: Connection[Any, Timestamp]
     left, right = connection_pair(TIMESTAMPS)
     async with left, right:
         await left.send(Timestamp(seconds=5, nanos=6))
@@ -704,24 +705,24 @@ class Shouted(Shouting):
     """A subclass declares nothing anew."""
 
 
-class BytesLike(LastLine, Codec[Buffer, bytes]):
-    pass
-
-
-class Either(LastLine, Codec[Union[str, bytes], bytes]):  # noqa: UP007 - other than with |
-    pass
-
-
-class AnyLine(Shouting, Codec[Any, Any]):
-    pass
-
-
 class Undeclared(Codec):  # type: ignore[type-arg]  # as someone without a type checker would
     def reader(self) -> Reader[Any]:
         return LastLineReader()
 
     def writer(self) -> Writer[Any]:
         return LastLineWriter()
+
+
+class BytesLike(Undeclared, Codec[Buffer, bytes]):
+    pass
+
+
+class Either(Undeclared, Codec[Union[str, bytes], bytes]):  # noqa: UP007 - other than with |
+    pass
+
+
+class AnyLine(Shouting, Codec[Any, Any]):
+    pass
 
 
 class Generic(Undeclared, Codec[MessageT, MessageT]):

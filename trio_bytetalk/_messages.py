@@ -205,6 +205,17 @@ def _true_or_false(_instance: Any, _attribute: attrs.Attribute[Any], value: Any)
         raise TypeError(f"text must be True or False, or None for what is known, not {value!r}")
 
 
+def _decoder(codec: Typed[Any, Any]) -> Any:
+    return getattr(_msgspec(codec.notation), codec.notation).Decoder(codec.receive).decode
+
+
+def _encoder(codec: Typed[Any, Any]) -> Any:
+    msgspec = _msgspec(codec.notation)
+    if codec.notation == "msgpack":
+        return msgspec.msgpack.Encoder().encode
+    return _json_encoder(msgspec, text=codec.is_text)
+
+
 @attrs.frozen
 class Typed(Codec[SendT, ReceiveT]):
     """What `Codec.json` and `Codec.msgpack` return."""
@@ -215,19 +226,12 @@ class Typed(Codec[SendT, ReceiveT]):
     send: Any = attrs.field(hash=False)
     is_text: bool = attrs.field(validator=_true_or_false)
     # msgspec's, made once: they have no state, and what they are made of is above.
-    _decode: Callable[[Any], ReceiveT] = attrs.field(init=False, eq=False, repr=False)
-    _encode: Callable[[SendT], Any] = attrs.field(init=False, eq=False, repr=False)
-
-    @_decode.default
-    def _make_decode(self) -> Any:
-        return getattr(_msgspec(self.notation), self.notation).Decoder(self.receive).decode
-
-    @_encode.default
-    def _make_encode(self) -> Any:
-        msgspec = _msgspec(self.notation)
-        if self.notation == "msgpack":
-            return msgspec.msgpack.Encoder().encode
-        return _json_encoder(msgspec, text=self.is_text)
+    _decode: Callable[[Any], ReceiveT] = attrs.field(
+        init=False, eq=False, repr=False, default=attrs.Factory(_decoder, takes_self=True)
+    )
+    _encode: Callable[[SendT], Any] = attrs.field(
+        init=False, eq=False, repr=False, default=attrs.Factory(_encoder, takes_self=True)
+    )
 
     def __reduce__(self) -> Any:
         return Typed, (self.inner, self.notation, self.receive, self.send, self.is_text)
