@@ -159,7 +159,7 @@ class LengthFieldReader(LengthPrefixedReader):
         # byte of that, and not asked for more than one at a time.
         there = len(buffer)
         header = self.header
-        begun = cast(bytes, buffer.peek(min(there, len(header))))
+        begun = cast(bytes, buffer.peek(min(there, len(header)))) if header else b""
         if not header.startswith(begun):
             right = next(i for i, byte in enumerate(begun) if byte != header[i])
             raise ProtocolError(
