@@ -211,7 +211,7 @@ def markdown(results: Results) -> str:
         parts.append(_describe(environments[-1]) + "\n")
     # The goals are what most readers come for.
     for grid in [*final_grids(results), *load_grids(results)]:
-        parts.append(f"### {grid.title}\n")
+        parts.append(f"## {grid.title}\n")
         if grid.rows:
             parts.append("\n".join(_markdown_rows(grid)) + "\n")
         parts.extend(f"{note}\n" for note in grid.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any, Literal, cast
+from typing import Any, AnyStr, Literal, cast
 
 import attrs
 
@@ -40,21 +40,25 @@ def _in_words(delimiter: Delimiter) -> str:
     return " or ".join(map(repr, _several(delimiter)))
 
 
-def _split(buffer: ReceiveBuffer, delimiter: bytes, most: int, max_size: int) -> list[bytes]:
-    """Take what stands in front of each of up to ``most`` delimiters in the front.
+def _front(buffer: ReceiveBuffer, delimiter: bytes) -> bytes:
+    """The messages that are whole, as far as they are looked at at once."""
+    start = buffer.start
+    end = buffer.data.rfind(delimiter, start, start + _AHEAD_SIZE)
+    return b"" if end < 0 else buffer.data[start : end + len(delimiter)]
+
+
+def _split(
+    buffer: ReceiveBuffer, front: AnyStr, delimiter: AnyStr, most: int, max_size: int
+) -> list[AnyStr]:
+    """Take what stands in front of each of up to ``most`` delimiters in the `_front`.
 
     Nothing is taken if one of these messages is too large.
     """
-    data = buffer.data
-    start = buffer.start
-    end = data.rfind(delimiter, start, start + _AHEAD_SIZE)
-    if end < 0:
-        return []
-    messages = data[start : end + len(delimiter)].split(delimiter, most)
+    messages = front.split(delimiter, most)
     rest = messages.pop()
-    if len(max(messages, key=len)) > max_size:
+    if not messages or len(max(messages, key=len)) > max_size:
         return []
-    buffer.start = end + len(delimiter) - len(rest)
+    buffer.start += len(front) - len(rest)
     return messages
 
 
@@ -114,7 +118,8 @@ class DelimitedReader(AheadReader[bytes]):
 
     def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[bytes]:
         if self._only is not None and not self.keep:
-            return _split(buffer, self._only, most, self.max_size)
+            front = _front(buffer, self._only)
+            return _split(buffer, front, self._only, most, self.max_size)
         messages = []
         data = buffer.data
         begin = buffer.start
@@ -285,17 +290,16 @@ class LinesReader(AheadReader[str]):
             raise self._undecodable(line, error) from None
 
     def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[str]:
-        start = buffer.start
-        # With the carriage return, which does not count: so the largest line is left to decode().
-        lines = _split(buffer, b"\n", most, self.max_size)
-        if buffer.data.find(b"\r", start, buffer.start) >= 0:
-            lines = [line.removesuffix(b"\r") for line in lines]
-        encoding = self.encoding
+        front = _front(buffer, b"\n")
         try:
-            return [line.decode(encoding) for line in lines]
+            text = front.decode(self.encoding)
         except UnicodeError:
-            buffer.start = start
             return []
+        if len(text) != len(front):
+            return []  # a line's size is that of its bytes, which decode() looks at
+        # With the carriage return, which does not count: so the largest line is left to decode().
+        lines = _split(buffer, text, "\n", most, self.max_size)
+        return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
 
     def _undecodable(self, line: bytes, error: UnicodeError) -> InvalidMessageError:
         reason = f"not {self.encoding}: {error}"
@@ -317,16 +321,16 @@ class LinesWriter(Writer[str]):
     def encode(self, message: str) -> bytes:
         if type(message) is not str and not isinstance(message, str):
             raise EncodeError(f"Lines sends str, not {type(message).__name__}")
+        if "\n" in message:
+            raise EncodeError("the line contains a newline: the peer would see two lines")
+        if message[-1:] == "\r":
+            raise EncodeError("the line ends with a carriage return: the peer would strip it")
         try:
             line = message.encode(self.encoding)
         except UnicodeError as error:
             raise EncodeError(
                 f"the line cannot be written in {self.encoding}: {error}; the setting is encoding"
             ) from None
-        if line.find(b"\n") >= 0:
-            raise EncodeError("the line contains a newline: the peer would see two lines")
-        if line and line[-1] == _CARRIAGE_RETURN:
-            raise EncodeError("the line ends with a carriage return: the peer would strip it")
         if len(line) > self.max_size:
             raise EncodeError(
                 f"the line has {len(line)} bytes; max_size allows {self.max_size} bytes"
