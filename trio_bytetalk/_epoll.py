@@ -191,9 +191,8 @@ class _Hub:
     def unregister(self, readiness: Readiness) -> None:
         if self.registered.get(readiness._fd) is readiness:
             del self.registered[readiness._fd]
-            if (
-                readiness._watched and not self.epoll.closed
-            ):  # it is, when the run is over and its last tasks clean up
+            # It is closed when the run is over and its last tasks clean up.
+            if readiness._watched and not self.epoll.closed:
                 self.epoll.unregister(readiness._fd)
 
     async def run(self) -> None:

@@ -112,8 +112,8 @@ class VarintPrefixed(Codec[bytes, bytes]):
           is refused before any memory is taken for it, with the first byte that makes it too
           long. At most ``2**64 - 1``, as in protobuf.
 
-    Messages are received as `bytes`. What is sent may be a `bytearray` or `memoryview`, too, though a
-    type checker knows of `bytes` only.
+    Messages are `bytes`. A `bytearray` or `memoryview` can be sent as well, and is copied; but that
+    is at run time, and a type checker knows of `bytes` only.
     """
 
     max_size: int = attrs.field(default=2**20, validator=whole_number(0, 2**64 - 1, unit="bytes"))
