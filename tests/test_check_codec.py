@@ -818,16 +818,39 @@ def test_too_large_waited_for() -> None:
     assert "waited for" in told.causes
 
 
-def test_too_large_and_consumed_is_right_too() -> None:
-    class SkippingReader(GoodReader):
-        def decode(self, buffer: ReceiveBuffer) -> Any:
-            header = buffer.peek(2)
-            if header is not None and int.from_bytes(header, "big") > self.max_size:
-                buffer.skip(2)
-                raise MessageTooLargeError("too large; and what follows is taken for messages")
-            return super().decode(buffer)
+@attrs.define(eq=False)
+class SkippingReader(GoodReader):
+    """Consumes what is too large, if all of it is there, or only a part."""
 
+    def skipped(self, size: int, there: int) -> int:
+        return 2 + size if there >= 2 + size else 0
+
+    def decode(self, buffer: ReceiveBuffer) -> Any:
+        size = int.from_bytes(buffer.peek(2) or b"", "big")
+        if size > self.max_size:
+            buffer.skip(self.skipped(size, len(buffer)))
+            raise MessageTooLargeError("too large")
+        return super().decode(buffer)
+
+
+def test_too_large_and_consumed_is_right_too() -> None:
     check_codec(Plain(SkippingReader), BYTES)
+
+
+@pytest.mark.parametrize(
+    "skipped", [lambda size, there: 2, lambda size, there: there], ids=["header", "all_there"]
+)
+def test_too_large_and_consumed_in_part(skipped: Callable[[int, int], int]) -> None:
+    class Broken(SkippingReader):
+        def skipped(self, size: int, there: int) -> int:
+            return skipped(size, there)
+
+    told = mistake(Plain(Broken))
+    assert told.title == "a message over max_size is consumed in part"
+    assert told["sent"] == "b'a', b'a'"
+    assert re.search(r" behind \d bytes consumed$", told["came"])
+    assert told["expected"].startswith("b'a', for max_size was raised to 1")
+    assert "Consume the whole message, or nothing" in told.causes
 
 
 def test_limit_remembered_from_the_beginning() -> None:

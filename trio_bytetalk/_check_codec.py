@@ -856,6 +856,9 @@ class _Checks:
                                 f"there and max_size={limit}",
                                 "MessageTooLargeError by then",
                             )
+            for cuts in ((), tuple(range(1, 2 * len(frame)))[: 2 * SHORT]):
+                if limit < size and (reader := self.limited("reader", limit)) is not None:
+                    self.resuming(reader, each, size, cuts)
 
     def exact(self, half: str, passes: bool, limit: int, size: int) -> None:
         if passes != (limit >= size):
@@ -897,6 +900,21 @@ class _Checks:
             f"{shown(event.came)} with max_size={limit}",
             "MessageTooLargeError",
         )
+
+    def resuming(self, reader: Reader[Any], each: _Sent, size: int, cuts: Cuts) -> None:
+        """Behind what is refused and consumed comes the next message, not the rest of it."""
+        data = b"".join(self.frames([each, each]))
+        events = (event for event in _read([reader], data, cuts) if event.came is not NEED_DATA)
+        with telling([each.message] * 2, data, cuts):
+            if (taken := next(events).taken) and _set_limit(reader, size):
+                came = next(events, None)
+                if came is None or not _same(came.came, each.expected):
+                    raise MistakeError(
+                        "a message over max_size is consumed in part",
+                        f"{shown(came and came.came)} behind {count(taken, 'byte')} consumed",
+                        f"{shown(each.expected)}, for max_size was raised to {size} by then; or "
+                        "nothing consumed",
+                    )
 
     def changing_limit(self, some: tuple[_Sent, ...], _cuts: Cuts) -> None:
         """``max_size`` counts from the next message on, when it is raised and when lowered."""

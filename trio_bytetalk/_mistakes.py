@@ -116,6 +116,10 @@ _CAUSES = {
     "a message over max_size is refused only after it has arrived": """the limit is compared with
         what has come, not with what is announced, or only when the message is whole. A peer can
         then fill the memory with a message that will be refused.""",
+    "a message over max_size is consumed in part": """the reader skips the header, or what has come,
+        and raises. As bytes were consumed, the connection goes on and takes the rest for messages,
+        which lets a peer smuggle in what others took for a payload. Consume the whole message, or
+        nothing.""",
     "max_size cannot be changed between two messages": """the reader computes something from
         max_size once, when it is made, or looks at the next message before it is asked for it.""",
 }
