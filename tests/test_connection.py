@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import contextlib
+import gc
 import logging
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
@@ -2135,3 +2137,191 @@ async def test_broadcasts_of_one_turn_reach_equal_codecs_in_order_and_encoded_on
         for client in clients:
             assert [await client.receive() for _ in range(3)] == [b"one", b"two", b"three"]
     assert encoded == [b"one", b"two", b"three"]
+
+
+# -- what decoding ahead must not change
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("iterates", [False, True])
+async def test_end_of_a_channel_that_a_hook_uses_is_not_the_connections(
+    iterates: bool, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(connection: AnyConnection) -> None:
+        async for _ in connection:
+            pass
+
+    server = Server(handle if iterates else None)
+    heard = []
+
+    @server.on_message
+    async def hook(_connection: AnyConnection, message: bytes) -> None:
+        heard.append(message)
+        if len(heard) == count:
+            send, receive = trio.open_memory_channel[None](0)
+            send.close()
+            await receive.receive()
+
+    reasons = []
+
+    @server.on_disconnect
+    async def note(connection: AnyConnection) -> None:
+        reasons.append(connection.close_reason)
+
+    ours, peer = memory()
+    await peer.send_all(frame(b"x") * 4)
+    await server.serve_stream(ours)
+    assert len(heard) == count
+    assert [type(reason) for reason in reasons] == [trio.EndOfChannel]
+    assert "Traceback" in caplog.text
+
+
+@attrs.define(eq=False)
+class CountingReader(LengthPrefixedReader):
+    """Counts the messages that it has decoded."""
+
+    decoded: int = 0
+
+    def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+        self.decoded += 1
+        return super().decode(buffer)
+
+    def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[bytes]:
+        messages = super().decode_ahead(buffer, most)
+        self.decoded += len(messages)
+        return messages
+
+
+async def test_what_is_put_back_again_and_again_is_soon_not_decoded_ahead(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    readers = [CountingReader(4, "big", 100), CountingReader(4, "big", 100)]
+    await peer.send_all(frame(b"x") * 1000)
+    for number in range(1000):
+        connection.reader = readers[number % 2]
+        assert await connection.receive() == b"x"
+    assert sum(reader.decoded for reader in readers) < 1100
+
+    connection.reader = reader = CountingReader(4, "big", 100)
+    await peer.send_all(frame(b"x") * 1000)
+    for number in range(1000):
+        assert await connection.receive() == b"x"
+        assert connection.statistics().messages_received == 1000 + number + 1
+    assert reader.decoded < 1100
+
+
+async def test_bursts_are_decoded_ahead_once_more_when_nothing_is_put_back(
+    connect: Connect,
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    await peer.send_all(frame(b"x") * 3)
+    assert await connection.receive() == b"x"
+    connection.reader = reader = CountingReader(4, "big", 100)
+    await peer.send_all(frame(b"x") * 1000)
+    for _ in range(600):
+        assert await connection.receive() == b"x"
+    decoded = reader.decoded
+    for _ in range(5):
+        assert await connection.receive() == b"x"
+    assert reader.decoded - decoded in (0, 129)
+
+
+async def test_statistics_within_a_hook_count_the_messages_before(codec_of: CodecOf) -> None:
+    counts = []
+    server = Server(codec=codec_of(LengthPrefixed()))
+
+    @server.on_message
+    async def hook(connection: AnyConnection, message: bytes) -> None:
+        statistics = server.statistics()
+        counts.append((statistics.messages_received, connection.statistics().messages_received))
+
+    ours, peer = memory()
+    await peer.send_all(frame(b"x") * 5)
+    await peer.send_eof()
+    await server.serve_stream(ours)
+    assert counts == [(number, number) for number in range(5)]
+    assert server.statistics().messages_received == 5
+
+
+async def test_decode_that_is_set_in_the_instance_is_called_for_every_message(
+    connect: Connect,
+) -> None:
+    class Machine(LengthPrefixedReader):
+        def __init__(self) -> None:
+            super().__init__(4, "big", 100)
+            self.__dict__["decode"] = self.shout
+
+        def shout(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+            message = LengthPrefixedReader.decode(self, buffer)
+            return message if message is NEED_DATA else message.upper()
+
+    ours, peer = memory()
+    connection = connect(ours)
+    connection.reader = Machine()
+    await peer.send_all(frame(b"a") + frame(b"b") + frame(b"c"))
+    assert [await connection.receive() for _ in range(3)] == [b"A", b"B", b"C"]
+
+
+async def test_limit_of_a_reader_that_two_connections_share_holds_for_both(
+    connect: Connect,
+) -> None:
+    reader = LengthPrefixed().reader()
+    connections = []
+    for _ in range(2):
+        ours, peer = memory()
+        connection = connect(ours)
+        connection.reader = reader
+        await peer.send_all(frame(b"1") + frame(b"22") + frame(b"33"))
+        assert await connection.receive() == b"1"
+        connections.append(connection)
+    reader.max_size = 1
+    for connection in connections:
+        with pytest.raises(MessageTooLargeError):
+            await connection.receive()
+    reader.max_size = 2
+    for connection in connections:
+        assert [await connection.receive(), await connection.receive()] == [b"22", b"33"]
+
+
+async def test_waiting_connection_holds_nothing_of_what_it_has_received() -> None:
+    @attrs.define(eq=False)
+    class Padded(Reader[bytes]):
+        def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+            while buffer.peek(1) == b"\n":
+                buffer.skip(len(buffer) - 1 or 1)
+            return buffer.take(len(buffer)) or NEED_DATA
+
+    @attrs.frozen
+    class PaddedCodec(Codec[bytes, bytes]):
+        def reader(self) -> Reader[bytes]:
+            return Padded()
+
+        def writer(self) -> Writer[bytes]:
+            return LengthPrefixed().writer()
+
+    codecs: list[tuple[Codec[Any, Any], bytes]] = [
+        (PaddedCodec(), b"\n" * 60_000),
+        (LengthPrefixed(), frame(b"x") + frame(bytes(60_000))),
+    ]
+    for codec, data in codecs:
+        server = Server(codec=codec)
+
+        @server.on_message
+        async def hook(_connection: AnyConnection, message: bytes) -> None:
+            pass
+
+        ours, peer = tcp()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            gc.collect()
+            tracemalloc.start()
+            for _ in range(3):
+                await peer.send_all(bytes(data))
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert held < 30_000
+            nursery.cancel_scope.cancel()
+        await peer.aclose()

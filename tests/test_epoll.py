@@ -188,16 +188,25 @@ async def test_socket_that_was_closed_has_no_bytes_waiting(ends: Ends) -> None:
     assert ends.readiness.bytes_waiting() == 0
 
 
-async def test_what_cannot_be_watched_is_refused_and_not_registered(
-    tmp_path: os.PathLike[str],
+async def test_socket_that_the_epoll_has_no_room_for_is_waited_for_alone(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fd = os.open(os.path.join(tmp_path, "file"), os.O_CREAT | os.O_RDWR)
-    try:
-        with pytest.raises(OSError, match="not permitted"):
-            register(fd)
-        assert fd not in _epoll._hub.get().registered
-    finally:
-        os.close(fd)
+    class Full:
+        closed = False
+
+        def register(self, _fd: int, _events: int) -> None:
+            raise OSError(28, "No space left on device")
+
+    hub = _epoll._hub.get()
+    await trio.testing.wait_all_tasks_blocked()  # its task has the real one now
+    here, there = socket.socketpair()
+    with here, there, monkeypatch.context() as patch:
+        patch.setattr(hub, "epoll", Full())
+        readiness = register(here.fileno())
+        there.send(b"x")
+        await wait_readable(readiness)
+        assert readiness.readable
+        readiness.close()
 
 
 async def test_closing_twice_does_no_harm_to_who_has_the_descriptor_by_then(ends: Ends) -> None:
@@ -348,6 +357,25 @@ async def test_lone_writer_goes_on_when_there_is_room(lone: Ends) -> None:
         assert not lone.readiness.writable
         lone.empty()
     assert lone.readiness.writable
+
+
+async def test_lone_writer_sleeps_on_when_the_reader_is_woken_up(lone: Ends) -> None:
+    lone.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, lone.readiness)
+
+        @nursery.start_soon
+        async def write() -> None:
+            await lone.readiness.wait_writable()
+            assert lone.readiness.writable
+
+        await trio.testing.wait_all_tasks_blocked()
+        lone.readiness.wake_reader()
+        await trio.testing.wait_all_tasks_blocked()
+        lone.readiness.wake_reader()  # only the writer is there
+        await trio.testing.wait_all_tasks_blocked()
+        assert not lone.readiness.writable
+        lone.empty()
 
 
 async def test_closing_wakes_both_who_wait_for_a_lone_socket(lone: Ends) -> None:

@@ -855,3 +855,21 @@ async def test_event_that_still_comes_after_closing_is_no_error() -> None:
     await deliver(2, listeners)
     assert drain(first) == [1, 2]
     first.close()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_events_that_were_not_taken_before_closing_are_gone(count: int) -> None:
+    emitter = EventEmitter[int]()
+    events = emitter.subscribe()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            for _ in range(2):
+                with pytest.raises(trio.ClosedResourceError):
+                    await events.receive()
+
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(count):
+            await deliver(number, emitter._flat_listeners())  # without a checkpoint
+        events.close()

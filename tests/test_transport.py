@@ -1094,6 +1094,7 @@ async def test_send_timeout_gives_up_a_peer_that_takes_nothing(
         nursery.start_soon(hear, lambda: connection.send(b"waits"))
     await hear(connection.receive)
     await hear(lambda: connection.send(b"too late"))
+    await trio.testing.wait_all_tasks_blocked()
     assert "trio_bytetalk: pump" not in own_system_tasks()
     await connection.aclose()
     assert trio.current_time() == start + 7
@@ -1880,3 +1881,25 @@ async def test_run_that_ends_with_open_connections_ends_cleanly() -> None:
         transport = connection._transport
         if hasattr(transport, "_socket"):
             transport._socket.close()
+
+
+async def test_send_timeout_is_not_put_off_by_who_wakes_the_reader_up(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = tight_unix()
+    connection = connect(ours, send_timeout=5)
+    start = trio.current_time()
+    fill(connection)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            with pytest.raises(SendTimeoutError):
+                await connection.receive()
+            nursery.cancel_scope.cancel()
+
+        for _ in range(100):
+            await trio.sleep(2)
+            connection.reader = LengthPrefixed().reader()
+    assert trio.current_time() == start + 5
+    await peer.aclose()

@@ -7,7 +7,6 @@ test.
 from __future__ import annotations
 
 import enum
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import (
@@ -19,7 +18,6 @@ from typing import (
     Literal,
     TypeAlias,
     TypeVar,
-    cast,
     overload,
 )
 
@@ -112,8 +110,15 @@ class AheadReader(Reader[ReceiveT]):
     delivered when another reader takes over, or when a setting of this one changes.
     """
 
+    _decodes_ahead: ClassVar[bool]
+
     _settle: Callable[[], object] | None = attrs.field(default=None, init=False, repr=False)
     """Set while messages are decoded and not delivered: what puts them back."""
+
+    def __init_subclass__(cls) -> None:
+        # A subclass that overrides nothing but decode() wants just that to be called.
+        decoding = next(each for each in cls.__mro__ if "decode" in vars(each))
+        cls._decodes_ahead = "decode_ahead" in vars(decoding)
 
     @abstractmethod
     def decode_ahead(self, buffer: ReceiveBuffer, most: int) -> list[ReceiveT]:
@@ -125,14 +130,10 @@ class AheadReader(Reader[ReceiveT]):
 
 def ahead_reader(reader: Reader[ReceiveT]) -> AheadReader[ReceiveT] | None:
     """The reader, if it can decode many messages in one call."""
-    return cast("AheadReader[ReceiveT]", reader) if _decodes_ahead(type(reader)) else None
-
-
-@functools.cache
-def _decodes_ahead(reader: type[Reader[Any]]) -> bool:
-    # A subclass that overrides nothing but decode() wants just that to be called.
-    cls = next(cls for cls in reader.__mro__ if "decode" in vars(cls))
-    return "decode_ahead" in vars(cls)
+    if not isinstance(reader, AheadReader) or not reader._decodes_ahead:
+        return None
+    # Some state machines of users' set decode() in the instance.
+    return None if "decode" in getattr(reader, "__dict__", ()) else reader
 
 
 @attrs.define(eq=False)

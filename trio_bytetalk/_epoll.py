@@ -15,6 +15,7 @@ would block, or transfers less than asked (see epoll(7), questions 9 and 10), be
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -67,7 +68,9 @@ class Readiness:
     _fd: int
     _watched: bool = attrs.field(default=False, init=False)  # by the epoll
     _watches_writable: bool = attrs.field(default=False, init=False)
-    _waiting_alone: int = attrs.field(default=0, init=False)  # how many tasks do so
+    _reads_alone: bool = attrs.field(default=False, init=False)  # whether a task waits so
+    _writes_alone: bool = attrs.field(default=False, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
     _read_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
     _write_task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
 
@@ -113,12 +116,15 @@ class Readiness:
         if task is not None:
             self._read_task = None
             trio.lowlevel.reschedule(task, _WAKE)
-        elif self._waiting_alone:
-            trio.lowlevel.notify_closing(self._fd)  # as it is, both ways are looked at again
+        elif self._reads_alone:
+            trio.lowlevel.notify_closing(self._fd)  # a task that waits to write goes on waiting
 
     def close(self) -> None:
         """Unregister, and let the waiting tasks return. To be called while the socket is open."""
         self._hub.unregister(self)
+        self._closed = True
+        if self._reads_alone or self._writes_alone:
+            trio.lowlevel.notify_closing(self._fd)
         self.wake_reader()
         self._wake_writer()
 
@@ -136,7 +142,7 @@ class Readiness:
         self._wake_writer()
 
     async def _wait_readable_alone(self) -> None:
-        self._waiting_alone += 1
+        self._reads_alone = True
         try:
             await trio.lowlevel.wait_readable(self._fd)
         except trio.ClosedResourceError:
@@ -144,18 +150,18 @@ class Readiness:
         else:
             self.readable = True
         finally:
-            self._waiting_alone -= 1
+            self._reads_alone = False
 
     async def _wait_writable_alone(self) -> None:
-        self._waiting_alone += 1
+        self._writes_alone = True
         try:
-            await trio.lowlevel.wait_writable(self._fd)
-        except trio.ClosedResourceError:
-            pass  # the reader was woken up, or the socket is about to be closed
-        else:
-            self.writable = True
+            while not (self.writable or self._closed):
+                # It ends with ClosedResourceError when the reader is woken up, too.
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_writable(self._fd)
+                    self.writable = True
         finally:
-            self._waiting_alone -= 1
+            self._writes_alone = False
 
     def _wake_writer(self) -> None:
         task = self._write_task
@@ -184,8 +190,10 @@ class _Hub:
     def watch_if_crowded(self, readiness: Readiness) -> bool:
         """Whether the epoll watches a socket, which it begins to do if there are many."""
         if len(self.registered) > _FEW:
-            self.epoll.register(readiness._fd, _READ_EVENTS)
-            readiness._watched = True
+            # The system may have no room for one more (epoll(7), max_user_watches).
+            with contextlib.suppress(OSError):
+                self.epoll.register(readiness._fd, _READ_EVENTS)
+                readiness._watched = True
         return readiness._watched
 
     def unregister(self, readiness: Readiness) -> None:
@@ -228,11 +236,7 @@ _hub: trio.lowlevel.RunVar[_Hub] = trio.lowlevel.RunVar("trio_bytetalk._epoll.hu
 
 
 def register(fd: int) -> Readiness:
-    """Register a non-blocking socket's descriptor with this Trio run's epoll.
-
-    Raises:
-      OSError: if the system's limit of watched descriptors is reached.
-    """
+    """Register a non-blocking socket's descriptor with this Trio run's epoll."""
     try:
         hub = _hub.get()
     except LookupError:
@@ -241,9 +245,5 @@ def register(fd: int) -> Readiness:
         trio.lowlevel.spawn_system_task(hub.run, name="trio_bytetalk: epoll")
     readiness = Readiness(hub, fd)
     hub.registered[fd] = readiness
-    try:
-        hub.watch_if_crowded(readiness)
-    except OSError:
-        del hub.registered[fd]
-        raise
+    hub.watch_if_crowded(readiness)
     return readiness

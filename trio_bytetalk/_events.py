@@ -104,6 +104,7 @@ class Subscription(trio.abc.ReceiveChannel[E]):
 
     # Only one task waits for a batch; others that receive wait for that.
     _receiving: bool = attrs.field(default=False, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
     _receivers: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -160,6 +161,8 @@ class Subscription(trio.abc.ReceiveChannel[E]):
         return self._next()
 
     def _take(self, batch: deque[E]) -> None:
+        if self._closed:  # since the batch was handed over
+            raise trio.ClosedResourceError("this subscription was closed")
         self._taken = batch
         self._filling = None
 
@@ -174,7 +177,9 @@ class Subscription(trio.abc.ReceiveChannel[E]):
     def close(self) -> None:
         """Unsubscribe. A task that waits in `receive` gets `trio.ClosedResourceError`."""
         self._receive.close()  # first, or the waiting task would get EndOfChannel
-        self._take(deque())
+        self._closed = True
+        self._taken.clear()
+        self._filling = None
         self._end()
 
     async def aclose(self) -> None:

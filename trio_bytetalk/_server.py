@@ -107,7 +107,7 @@ class _Totals:
     bytes_sent: int = 0
 
     def add(self, connection: Connection[Any, Any]) -> None:
-        numbers = connection.statistics()
+        numbers = connection._statistics()
         self.connections += 1
         self.messages_received += numbers.messages_received
         self.messages_sent += numbers.messages_sent
