@@ -1162,6 +1162,39 @@ def test_delimiter_sent_within_a_message() -> None:
     assert "a delimiter within the message" in told.causes
 
 
+@pytest.mark.parametrize("delimiter", ["\n", "\r\n", "--"])
+@pytest.mark.parametrize("text", [False, True])
+def test_delimiter_sent_within_a_message_that_was_not_given(text: bool, delimiter: str) -> None:
+    class BrokenWriter(Writer[Any]):
+        def encode(self, message: Any) -> bytes:
+            if not isinstance(message, str if text else bytes):
+                raise EncodeError("another type")
+            return (message.encode() if text else message) + delimiter.encode()
+
+    class BrokenReader(Reader[Any]):
+        def decode(self, buffer: ReceiveBuffer) -> Any:
+            message = Delimited(delimiter.encode()).reader().decode(buffer)
+            return message.decode("latin-1") if text and message is not NEED_DATA else message
+
+    messages: list[Any] = ["", "a", "hello" * 50] if text else [b"", b"a", b"hello" * 50]
+    told = mistake(Plain(BrokenReader, BrokenWriter), messages)
+    assert told.title == "a message was not received as it was sent"
+    assert repr(delimiter[-1])[1:-1] in told["sent"]
+    assert "as a delimiter" in told.causes
+
+
+def test_part_of_the_delimiter_at_the_end_of_a_message() -> None:
+    class Broken(Writer[bytes]):
+        def encode(self, message: bytes) -> bytes:
+            if not isinstance(message, bytes) or b"--" in message:
+                raise EncodeError("only bytes, and no delimiter in them")
+            return message + b"--"
+
+    told = mistake(Plain(Delimited(b"--").reader, Broken), [b"", b"a"])
+    assert told.title == "a message was not received as it was sent"
+    assert told["sent"] == "b'-'"
+
+
 @attrs.define(eq=False)
 class Numbered(GoodWriter):
     """Puts a number, that of the message, before each frame."""

@@ -84,7 +84,8 @@ def check_codec(
     - A stream that ends within a message, at any byte, is an ``IncompleteMessageError``.
     - ``max_size``, if readers or writers have it, is exact, may be changed between two messages,
       and is enforced before what is too large has arrived.
-    - What cannot be sent is an ``EncodeError``, after which the writer works as before.
+    - What cannot be sent, as a delimiter within a message may be, is an ``EncodeError``, after which
+      the writer works as before.
     - Frames do not change afterwards, whatever becomes of the message, and equal codecs make equal
       frames (unless ``Writer.stateful`` says otherwise). Connections do not disturb each other.
     - Bytes that are no messages get ``ProtocolError`` and nothing else out of a reader, the same
@@ -96,7 +97,8 @@ def check_codec(
       codec: What is checked.
       messages: At least one message that the codec can send; better a few of all kinds and sizes,
           the smallest included. Messages that are `bytes` or `str` are also sent in other lengths,
-          cut and repeated, up to 65,536; of other types, give one of some kilobytes as well.
+          cut and repeated, up to 65,536, or made of frames; of other types, give one of some
+          kilobytes as well.
       received: What is received for each of the messages, if that does not equal what was sent.
       refused: Messages that must be refused with ``EncodeError``.
       malformed: Bytes that must be refused with a ``ProtocolError`` (other than
@@ -334,6 +336,8 @@ class _Checks:
                 self.attempt(self.ending, some, (end,))
         for bad in (*self.refused, object()):
             self.attempt(self.refusing(bad), tuple(ordered[:2]))
+        for each in self.of_frames(ordered):
+            self.attempt(self.reading, (each,))
         self.new_limits()
         for some in [*alone, *longer[-1:]]:
             self.attempt(self.limit, some, cut=False)
@@ -425,6 +429,18 @@ class _Checks:
                     self.frames([each])
                     yield each
                     break
+
+    def of_frames(self, some: Sequence[_Sent]) -> Iterator[_Sent]:
+        """Messages made of frames and their ends, which must not be taken for such when sent."""
+        own = [each for each in some if self.as_sent and isinstance(each.message, bytes | str)]
+        for each in (own[:1] + own[-1:]) if self.length(own[-1:]) <= _LARGE else own[:1]:
+            message = each.message
+            (frame,) = self.frames([each])
+            for part in (frame, frame * 2, frame[-1:], frame[-2:], frame[-2:-1]):
+                # Where it is no text, what is like it.
+                like = part if isinstance(message, bytes) else part.decode(errors="replace")
+                for made in (like, message + like, message + like + message):
+                    yield _Sent(made, made)
 
     def frame_size(self, each: _Sent) -> int:
         return len(*self.frames([each]))
