@@ -853,6 +853,47 @@ def test_too_large_and_consumed_in_part(skipped: Callable[[int, int], int]) -> N
     assert "Consume the whole message, or nothing" in told.causes
 
 
+def test_varint_without_end() -> None:
+    @attrs.define(eq=False)
+    class Broken(Reader[bytes]):
+        max_size: int = 1000
+
+        def decode(self, buffer: ReceiveBuffer) -> Any:
+            size = 0
+            for i in range(len(buffer)):
+                byte = (buffer.peek(1, i) or b"")[0]
+                size |= (byte & 0x7F) << min(7 * i, 63)
+                if size > self.max_size:
+                    raise MessageTooLargeError("too large")
+                if byte < 0x80:
+                    message = buffer.take(size, skip=i + 1)
+                    return NEED_DATA if message is None else message
+            return NEED_DATA
+
+    told = mistake(Plain(Broken, VarintPrefixed(1000).writer))
+    assert told.title == "bytes without end are waited for"
+    assert told["arrived"].endswith("(100000 bytes)")
+    assert told["came"] == "NEED_DATA with max_size=300"
+    assert "nothing limits the header" in told.causes
+
+
+@pytest.mark.parametrize("skipped", [b" ", b"0"])
+def test_bytes_skipped_in_front_of_a_message_without_end(skipped: bytes) -> None:
+    class Broken(GoodReader):
+        def decode(self, buffer: ReceiveBuffer) -> Any:
+            front = 0
+            while buffer.peek(1, front) == skipped:
+                front += 1
+            header = buffer.peek(2, front)
+            size = int.from_bytes(header or b"", "big")
+            if size > self.max_size:
+                raise MessageTooLargeError("too large")
+            message = buffer.take(size, skip=2 + front) if header else None
+            return NEED_DATA if message is None else message
+
+    assert mistake(Plain(Broken)).title == "bytes without end are waited for"
+
+
 def test_limit_remembered_from_the_beginning() -> None:
     @attrs.define(eq=False)
     class Broken(GoodReader):

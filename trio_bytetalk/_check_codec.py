@@ -50,6 +50,10 @@ _LONGER = (127, 128, 255, 256, 4096, 16_383, 16_384, 65_535, 65_536)
 _TOUCHES_PER_BYTE = 8
 _TOUCHES_PER_CALL = 128
 
+# How many times a byte comes in a row, far more than one header may have, and with what limit.
+_RUN = 100_000
+_RUN_LIMIT = 300
+
 # When what is touched is counted: how long a message is at the most, in how many pieces it comes
 # (and how many messages come in one), and how many bytes of messages one chunk has at the most.
 _LARGE = 5000
@@ -83,9 +87,9 @@ def check_codec(
       ``NEED_DATA`` leaves the buffer alone.
     - A stream that ends within a message, at any byte, is an ``IncompleteMessageError``.
     - ``max_size``, if readers or writers have it, is exact, may be changed between two messages,
-      and is enforced before what is too large has arrived.
-    - What cannot be sent, as a delimiter within a message may be, is an ``EncodeError``, after which
-      the writer works as before.
+      and is enforced before what is too large has arrived; no header goes on without end.
+    - What cannot be sent, as a delimiter within a message may be, is an ``EncodeError``, after
+      which the writer works as before.
     - Frames do not change afterwards, whatever becomes of the message, and equal codecs make equal
       frames (unless ``Writer.stateful`` says otherwise). Connections do not disturb each other.
     - Bytes that are no messages get ``ProtocolError`` and nothing else out of a reader, the same
@@ -346,6 +350,7 @@ class _Checks:
             for cuts in self.few_cuttings(some):
                 self.attempt(self.switching, some, cuts)
         self.anything()
+        self.endless()
         large = [some for some in [*alone, *longer] if self.length(some) <= _LARGE]
         self.cost_of_pieces((large or alone)[-1])
         for some in (alone[0], alone[-1]):
@@ -956,6 +961,24 @@ class _Checks:
                         f"the second {'passes' if passed else 'is refused'}",
                         f"the second {'is refused' if passed else 'passes'}, after "
                         f"max_size was {word} behind the first",
+                    )
+
+    def endless(self) -> None:
+        """Whatever comes, there is an end to waiting for more of it.
+
+        What is made of another codec's frames has that one's limit to go with it.
+        """
+        for byte in b"\x80\xff\x000 ":
+            reader = None if _has_inner(self.codec) else self.limited("reader", _RUN_LIMIT)
+            data = bytes([byte]) * _RUN
+            if reader is not None and all(
+                event.came is NEED_DATA for event in _read([reader], data, ()) if not event.at_end
+            ):
+                with telling(None, data):
+                    raise MistakeError(
+                        "bytes without end are waited for",
+                        f"NEED_DATA with max_size={_RUN_LIMIT}",
+                        "a message, or ProtocolError, long before that",
                     )
 
     # -- what it costs

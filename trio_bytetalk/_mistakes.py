@@ -116,6 +116,9 @@ _CAUSES = {
     "a message over max_size is refused only after it has arrived": """the limit is compared with
         what has come, not with what is announced, or only when the message is whole. A peer can
         then fill the memory with a message that will be refused.""",
+    "bytes without end are waited for": """max_size is compared only when the header is whole, and
+        nothing limits the header: a varint that goes on and on, digits without an end, blanks that
+        are skipped. Or a delimiter is waited for, however much has come.""",
     "a message over max_size is consumed in part": """the reader skips the header, or what has come,
         and raises. As bytes were consumed, the connection goes on and takes the rest for messages,
         which lets a peer smuggle in what others took for a payload. Consume the whole message, or
