@@ -1206,15 +1206,17 @@ def test_delimiter_sent_within_a_message() -> None:
 @pytest.mark.parametrize("delimiter", ["\n", "\r\n", "--"])
 @pytest.mark.parametrize("text", [False, True])
 def test_delimiter_sent_within_a_message_that_was_not_given(text: bool, delimiter: str) -> None:
+    end = delimiter.encode()
+
     class BrokenWriter(Writer[Any]):
         def encode(self, message: Any) -> bytes:
             if not isinstance(message, str if text else bytes):
                 raise EncodeError("another type")
-            return (message.encode() if text else message) + delimiter.encode()
+            return (message if isinstance(message, bytes) else str(message).encode()) + end
 
     class BrokenReader(Reader[Any]):
         def decode(self, buffer: ReceiveBuffer) -> Any:
-            message = Delimited(delimiter.encode()).reader().decode(buffer)
+            message = Delimited(end).reader().decode(buffer)
             return message.decode("latin-1") if text and message is not NEED_DATA else message
 
     messages: list[Any] = ["", "a", "hello" * 50] if text else [b"", b"a", b"hello" * 50]
@@ -1853,3 +1855,46 @@ def test_interruptions_are_not_mistakes(interruption: type[BaseException]) -> No
 
     with pytest.raises(interruption):
         check_codec(Plain(Interrupted), BYTES)
+
+
+def test_codec_that_sends_one_type_and_receives_another() -> None:
+    @attrs.define(eq=False)
+    class Numbers(Reader[int]):
+        max_size: int = 1000
+
+        def decode(self, buffer: ReceiveBuffer) -> Any:
+            message = GoodReader(self.max_size).decode(buffer)
+            return message if message is NEED_DATA else int.from_bytes(message, "big")
+
+    server = Plain(Numbers)
+    client = Plain(writer=lambda: GoodWriter(300))
+    check_codec(server, BYTES, peer=client)
+    check_codec(client, [b"", b"\1"], peer=server, received=[0, 1])
+    check_codec(Lines().json(int, send=str), ["a", ""], peer=Lines().json(str, send=int))
+    told = mistake(server, [b"a"], peer=Plain(Delimited(b"\n").reader))
+    assert told.title == "the reader waits for more bytes than the message has"
+    with pytest.raises(AssertionError, match="the max_size of the codec does not reach"):
+        check_codec(Plain(), BYTES, peer=Limited(300, handed_on=False))
+
+
+@pytest.mark.parametrize("has_eq", [False, True])
+def test_messages_that_cannot_be_compared(has_eq: bool) -> None:
+    class Word:
+        def __init__(self, data: bytes) -> None:
+            self.data = data
+
+    class Failing(Word):
+        def __eq__(self, other: object) -> bool:
+            raise TypeError("not comparable")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    word = Failing if has_eq else Word
+    told = mistake(Parsed(lambda message: message.data, word), [word(b"a")])
+    assert told.title == "a message cannot be compared with what was sent"
+    assert "has no __eq__" in told.causes
+    assert "delimiter" not in told.causes
+
+
+def test_protocol_without_boundaries_that_is_not_said_to_be_one() -> None:
+    assert "say framed=False" in mistake(Chunks(), [b"a"]).causes

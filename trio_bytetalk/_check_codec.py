@@ -65,7 +65,8 @@ def check_codec(
     codec: Codec[SendT, ReceiveT],
     messages: Iterable[SendT],
     *,
-    received: Iterable[ReceiveT] | None = None,
+    peer: Codec[Any, Any] | None = None,
+    received: Iterable[Any] | None = None,
     refused: Iterable[object] = (),
     malformed: Iterable[bytes] = (),
     size_of: Callable[[SendT], int] | None = None,
@@ -103,6 +104,8 @@ def check_codec(
           the smallest included. Messages that are `bytes` or `str` are also sent in other lengths,
           cut and repeated, up to 65,536, or made of frames; of other types, give one of some
           kilobytes as well.
+      peer: The codec at the other end, whose readers receive what this one's writers send, if that
+          is not the same. Check a pair in both directions.
       received: What is received for each of the messages, if that does not equal what was sent.
       refused: Messages that must be refused with ``EncodeError``.
       malformed: Bytes that must be refused with a ``ProtocolError`` (other than
@@ -135,6 +138,7 @@ def check_codec(
         raise ValueError(f"received must have {len(sent)} messages as well, not {len(expected)}")
     checks = _Checks(
         codec,
+        codec if peer is None else peer,
         tuple(itertools.starmap(_Sent, zip(sent, expected, strict=True))),
         as_sent=received is None,
         refused=tuple(refused),
@@ -176,6 +180,15 @@ def _same(left: object, right: object) -> bool:
     return (not isinstance(equal, bool) or "nan" in repr(left)) and (
         type(left) is type(right) and repr(left) == repr(right)
     )
+
+
+def _comparable(left: object, right: object) -> bool:
+    """Whether ``==`` says anything about messages of the same type, or else their looks do."""
+    try:
+        bool(left == right)
+    except Exception:  # noqa: BLE001 - it is theirs
+        return type(left).__repr__ is not object.__repr__
+    return type(left) is not type(right) or type(left).__eq__ is not object.__eq__
 
 
 # -- driving readers
@@ -306,7 +319,8 @@ def _read(
 
 @attrs.define(eq=False)
 class _Checks:
-    codec: Codec[Any, Any]
+    codec: Codec[Any, Any]  # whose writers send
+    peer: Codec[Any, Any]  # whose readers receive
     sent: tuple[_Sent, ...]
     as_sent: bool  # what is received equals what was sent, so that other messages can be made
     refused: tuple[object, ...]
@@ -438,7 +452,7 @@ class _Checks:
     def of_frames(self, some: Sequence[_Sent]) -> Iterator[_Sent]:
         """Messages made of frames and their ends, which must not be taken for such when sent."""
         own = [each for each in some if self.as_sent and isinstance(each.message, bytes | str)]
-        for each in (own[:1] + own[-1:]) if self.length(own[-1:]) <= _LARGE else own[:1]:
+        for each in (own[:1] + own[-1:]) if self.length(tuple(own[-1:])) <= _LARGE else own[:1]:
             message = each.message
             (frame,) = self.frames([each])
             for part in (frame, frame * 2, frame[-1:], frame[-2:], frame[-2:-1]):
@@ -613,7 +627,7 @@ class _Checks:
         """
         ends = [*itertools.accumulate(map(len, frames))]
         received: list[Any] = []
-        for event in _read(readers or [self.codec.reader()], data, cuts):
+        for event in _read(readers or [self.peer.reader()], data, cuts):
             if event.at_end:
                 self.judge_end(event, some[: len(received)])
                 continue
@@ -628,7 +642,11 @@ class _Checks:
             elif came is not NEED_DATA and not whole:
                 title = "a message came before all of its bytes were there"
             elif not _same(came, expected):
-                title = "a message was not received as it was sent"
+                title = (
+                    "a message was not received as it was sent"
+                    if _comparable(came, expected)
+                    else "a message cannot be compared with what was sent"
+                )
             elif whole and event.taken != size:
                 title = "not exactly one message was taken"
             else:
@@ -720,7 +738,7 @@ class _Checks:
         frames = [b"\x03" + other.message, frame, b"\x03" + other.message]
         data = b"".join(frames)
         others = LengthPrefixed(1)
-        readers = [others.reader(), self.codec.reader(), others.reader()]
+        readers = [others.reader(), self.peer.reader(), others.reader()]
         with telling([some[0].message], data, cuts, readers="another, this, another"):
             for _ in self.judged((other, some[0], other), frames, data, cuts, readers):
                 pass
@@ -775,7 +793,7 @@ class _Checks:
         nothing that it could have consumed to go on behind it.
         """
         outcome: list[Any] = []
-        for event in _read([self.codec.reader()], data, cuts):
+        for event in _read([self.peer.reader()], data, cuts):
             if event.came is not NEED_DATA:
                 outcome.append(event.kind)
             if isinstance(event.came, MessageTooLargeError):
@@ -797,8 +815,8 @@ class _Checks:
 
     def new_limits(self) -> None:
         """Readers and writers begin with their codec's limit, each with its own."""
-        of_codec = _limit_of(self.codec)
-        for make in (self.codec.reader, self.codec.writer):
+        for codec, make in ((self.peer, self.peer.reader), (self.codec, self.codec.writer)):
+            of_codec = _limit_of(codec)
             half, other = make(), make()
             limit = _limit_of(half)
             if limit is not None and of_codec is not None and limit != of_codec:
@@ -816,10 +834,10 @@ class _Checks:
 
     def limited(self, make: str, limit: int) -> Any:
         """A new reader or writer with ``max_size`` set; None if that cannot be done."""
-        half = getattr(self.codec, make)()
+        codec: Any = self.peer if make == "reader" else self.codec
+        half = getattr(codec, make)()
         if _set_limit(half, limit):
             return half
-        codec: Any = self.codec
         if attrs.has(type(codec)) and _limit_of(codec) is not None:
             with contextlib.suppress(Exception):  # theirs, and it may have a least of its own
                 return getattr(attrs.evolve(codec, max_size=limit), make)()
@@ -898,7 +916,7 @@ class _Checks:
         more than in the shortest: with that, there may be a header only. What is made of another
         codec's frames has that one's limit to go with it.
         """
-        if size < limit + 2 or len(frame) < self.shortest + 2 or _has_inner(self.codec):
+        if size < limit + 2 or len(frame) < self.shortest + 2 or _has_inner(self.peer):
             return len(frame)
         allowed = 2 * limit + max(len(frame) - size, 0) + 16
         return min(allowed, len(frame) if limit else len(frame) - 1)
@@ -945,7 +963,7 @@ class _Checks:
             return
         data = b"".join(self.frames([small, large]))
         for before, after, word in ((least, most, "raised"), (most, most - 1, "lowered")):
-            reader = self.codec.reader()
+            reader = self.peer.reader()
             if not _set_limit(reader, before):
                 return
             with telling([small.message, large.message], data):
@@ -969,7 +987,7 @@ class _Checks:
         What is made of another codec's frames has that one's limit to go with it.
         """
         for byte in b"\x80\xff\x000 ":
-            reader = None if _has_inner(self.codec) else self.limited("reader", _RUN_LIMIT)
+            reader = None if _has_inner(self.peer) else self.limited("reader", _RUN_LIMIT)
             data = bytes([byte]) * _RUN
             if reader is not None and all(
                 event.came is NEED_DATA for event in _read([reader], data, ()) if not event.at_end
@@ -998,7 +1016,7 @@ class _Checks:
 
     def check_cost(self, each: _Sent, frames: list[bytes], cuts: Cuts) -> None:
         data = b"".join(frames)
-        events = [*_read([self.codec.reader()], data, cuts, patient=True)]
+        events = [*_read([self.peer.reader()], data, cuts, patient=True)]
         allowed = _TOUCHES_PER_BYTE * len(data) + _TOUCHES_PER_CALL * len(events)
         if events[-1].touched > allowed:
             with telling([each.message]):

@@ -55,12 +55,15 @@ _CAUSES = {
         bytes than the shortest message has; or `wanted` is set too high; or a delimiter that a
         piece boundary cuts in two is missed: a connection would wait for ever. Or {_CUTTING}""",
     "a message came before all of its bytes were there": """the reader takes what there is for all
-        of it: wait for all that is announced, a trailer included.""",
+        of it: wait for all that is announced, a trailer included. For a protocol without
+        boundaries, which delivers whatever has come, say framed=False.""",
     "a message was not received as it was sent": f"""reader and writer do not agree on the frame;
         or the length is truncated to its field, where EncodeError is due; or what is in the
         message is taken for a part of the protocol, as a delimiter; or {_CUTTING} If it is not
-        meant to be received as it was sent, say received=[...]; if messages have no ==, give them
-        one.""",
+        meant to be received as it was sent, say received=[...].""",
+    "a message cannot be compared with what was sent": """the messages' class has no __eq__, so each
+        object equals only itself; or the one that it has raises. Give it one, as attrs and
+        dataclasses do.""",
     "not exactly one message was taken": """the reader takes all that is in the buffer, or reads
         ahead, or decodes several messages at once: what is behind a message belongs to whoever
         reads next. Or a trailer, a checksum or the delimiter is left behind.""",
