@@ -70,6 +70,14 @@ if typing.TYPE_CHECKING:
     from ._messages import MappedReader, MappedWriter
     from ._stuffed import COBS, SLIP, COBSReader, COBSWriter, SLIPReader, SLIPWriter
     from ._varint_prefixed import VarintPrefixed, VarintPrefixedReader, VarintPrefixedWriter
+else:  # as a function that type checkers see, it would have them believe that any name is there
+
+    def __getattr__(name: str) -> typing.Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_LATER[name]}")
+        return _exported(name, getattr(module, name))
+
 
 __version__ = "0.1.0"
 
@@ -204,15 +212,6 @@ def _exported(name: str, value: typing.Any) -> typing.Any:
         value.__module__ = __name__
     globals()[name] = value
     return value
-
-
-if not typing.TYPE_CHECKING:  # or a type checker would believe that every name is there
-
-    def __getattr__(name: str) -> typing.Any:
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{__name__}.{_LATER[name]}")
-        return _exported(name, getattr(module, name))
 
 
 def __dir__() -> list[str]:
