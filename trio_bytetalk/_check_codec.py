@@ -186,7 +186,7 @@ def _comparable(left: object, right: object) -> bool:
     """Whether ``==`` says anything about messages of the same type, or else their looks do."""
     try:
         bool(left == right)
-    except Exception:  # noqa: BLE001 - it is theirs
+    except Exception:  # noqa: BLE001 - because the comparison is the user's own
         return type(left).__repr__ is not object.__repr__
     return type(left) is not type(right) or type(left).__eq__ is not object.__eq__
 

@@ -285,7 +285,7 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
             orders_in = LengthPrefixed().json(Order, send=Receipt)
 
         Args:
-          receive: The type of the messages: a `msgspec.Struct`, a dataclass, an attrs class, a
+          receive: The type of the messages: a ``msgspec.Struct``, a dataclass, an attrs class, a
               TypedDict, a union or a list of such; whatever msgspec supports. A message that is
               not of it is an `InvalidMessageError`. By default any JSON is received, as dicts,
               lists, str, int, float, bool and None; so what was sent as something else is changed:
