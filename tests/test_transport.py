@@ -1788,8 +1788,13 @@ async def test_receiving_task_notices_its_cancellation_within_the_chunk(
             await connection.receive()
 
 
-async def test_sending_lets_others_run(pair: Pair, connect: Connect) -> None:
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_sending_lets_others_run(pair: Pair, connect: Connect, in_pieces: bool) -> None:
     left, right = (connect(stream, write_buffer_size=1000) for stream in pair)
+    message: Any = b"x" * 16
+    if in_pieces:
+        left.writer = PiecesWriter()
+        message = (b"\0\0\0\x10", message)
     turns = Turns()
     async with trio.open_nursery() as nursery:
 
@@ -1803,7 +1808,7 @@ async def test_sending_lets_others_run(pair: Pair, connect: Connect) -> None:
             at_once = 0
             for _ in range(10_000):
                 before = turns.count
-                await left.send(b"x" * 16)
+                await left.send(message)
                 at_once = at_once + 1 if turns.count == before else 0
                 assert at_once <= 100
             await left.flush()
