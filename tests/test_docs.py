@@ -6,7 +6,8 @@ possible:
 - ``trio.run(…)`` goes on in the background, until the page ends, once its server is listening;
 - port 5555 is whatever port the last server was given;
 - there are files ``server.pem`` (localhost's certificate and its key) and ``authority.pem``;
-- ``await`` may stand outside of functions, and test functions are called;
+- ``await`` may stand outside of functions, and test functions are called, those that ask for the
+  fixture ``autojump_clock`` in a Trio run of their own, with such a clock;
 - a block of ``text`` must be what has been printed since the one before, in so many lines; ``...``
   stands for anything, as in doctest.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
+import inspect
 import math
 import re
 import textwrap
@@ -26,6 +29,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 import trustme
 
 import trio_bytetalk
@@ -68,6 +72,7 @@ class Reader:
     """Someone who goes through a page and tries everything."""
 
     patches: pytest.MonkeyPatch
+    run: Callable[..., object] = attrs.field(default=trio.run, init=False)  # before it is patched
     names: dict[str, Any] = attrs.field(factory=dict)
     port: int = 0
     listening: trio.Event = attrs.field(factory=trio.Event)
@@ -145,11 +150,18 @@ class Reader:
             await result
         for name in set(self.names) - known:
             if name.startswith("test_"):
-                await self.names[name]()
+                await self.run_test(self.names[name])
         while self.programs:
             self.listening = trio.Event()
             background.start_soon(self.run_program, *self.programs.pop(0))
             await self.listening.wait()
+
+    async def run_test(self, test: Callable[..., Awaitable[object]]) -> None:
+        if "autojump_clock" in inspect.signature(test).parameters:
+            clock = trio.testing.MockClock(autojump_threshold=0)
+            await trio.to_thread.run_sync(functools.partial(self.run, test, clock, clock=clock))
+        else:
+            await test()
 
     async def run_program(
         self, program: Callable[..., Awaitable[object]], args: tuple[Any, ...]
@@ -181,8 +193,8 @@ def test_every_python_block_of_a_page_does_what_the_page_says(
     authority = trustme.CA()
     authority.cert_pem.write_to_path("authority.pem")
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path("server.pem")
-    run = trio.run
-    run(Reader(monkeypatch).read, page)
+    reader = Reader(monkeypatch)
+    reader.run(reader.read, page)
 
 
 def test_the_reference_has_every_public_name() -> None:
@@ -195,8 +207,10 @@ def test_the_reference_has_every_public_name() -> None:
     assert documented == {*trio_bytetalk.__all__, *trio_bytetalk.testing.__all__}
 
 
-def test_the_design_page_has_every_module() -> None:
-    page = (ROOT / "docs" / "source" / "design.rst").read_text(encoding="utf-8")
+def test_the_architecture_page_has_every_module() -> None:
+    page = (ROOT / "docs" / "source" / "explanation" / "architecture.rst").read_text(
+        encoding="utf-8"
+    )
     modules = {path.name for path in (ROOT / "trio_bytetalk").glob("*.py")} - {"__init__.py"}
     assert modules == set(re.findall(r"``(\w+\.py)``", page))
 
