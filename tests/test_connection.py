@@ -1542,6 +1542,33 @@ async def test_hook_may_close_while_another_task_does(connect: Connect) -> None:
         assert await read_to_end(right) == frame(b"x")
 
 
+@pytest.mark.parametrize("by_a_hook", [False, True])
+async def test_protocol_error_that_the_users_code_raises_is_its_peers_fault(
+    caplog: pytest.LogCaptureFixture, by_a_hook: bool
+) -> None:
+    error = ProtocolError("the peer sent b'bye' before b'hello'")
+    ended: list[AnyConnection] = []
+
+    async def refuse(*_: object) -> None:
+        raise error
+
+    async def handler(connection: AnyConnection) -> None:
+        ended.append(connection)
+        await (connection.receive() if by_a_hook else refuse())
+
+    server = Server(handler)
+    if by_a_hook:
+        server.on_message(refuse)
+    async with open_memory_connection(server) as client:
+        await client.send(b"bye")
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()
+    assert ended[0].close_reason is error
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+
+
 # -- TLS that is refused, cut off, or finished
 
 

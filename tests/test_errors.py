@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
+from pairs import frame
 
 import trio_bytetalk
 from trio_bytetalk import (
+    NEED_DATA,
     BytetalkError,
+    Connection,
     EncodeError,
     IncompleteMessageError,
     InvalidMessageError,
@@ -19,6 +24,8 @@ from trio_bytetalk import (
     Lines,
     MessageTooLargeError,
     ProtocolError,
+    Reader,
+    ReceiveBuffer,
     open_connection,
 )
 from trio_bytetalk.testing import connection_pair
@@ -80,6 +87,55 @@ async def test_message_that_makes_no_sense_is_kept_and_the_next_one_comes() -> N
         assert same.frame == "two"
         assert same.reason == "invalid literal for int() with base 10: 'two'"
         assert str(same) == str(error)
+
+
+async def test_what_a_peer_has_put_into_an_error_is_shown_on_one_line_of_reasonable_length() -> (
+    None
+):
+    stream, other_end = trio.testing.memory_stream_pair()
+    async with open_connection(stream, codec=LengthPrefixed().map(decode=refuse)) as connection:
+        await other_end.send_all(frame(b"a\nb") + frame(b"\xe2\x80\xae" * 1000) + frame(b""))
+        with pytest.raises(InvalidMessageError) as caught:
+            await connection.receive()
+        assert caught.value.reason == r"a\nb"
+        with pytest.raises(InvalidMessageError) as caught:
+            await connection.receive()
+        half = 150 * r"\u202e"
+        assert caught.value.reason == f"{half} ... {half}"
+        with pytest.raises(InvalidMessageError) as caught:
+            await connection.receive()
+    assert caught.value.reason == "ValueError('')"
+
+
+def refuse(payload: bytes) -> None:
+    raise ValueError(payload.decode())
+
+
+@attrs.frozen
+class TooOldError(ProtocolError):
+    version: int
+
+
+class Versions(Reader[int]):
+    """Takes no version but the first."""
+
+    def decode(self, buffer: ReceiveBuffer) -> Any:
+        version = buffer.take(1)
+        if version is None:
+            return NEED_DATA
+        raise TooOldError(version[0])
+
+
+async def test_an_error_of_ones_own_may_be_frozen_and_the_connection_says_it_in_its_words() -> None:
+    stream, other_end = trio.testing.memory_stream_pair()
+    connection: Connection[Any, Any] = open_connection(stream)
+    async with connection:
+        connection.reader = Versions()
+        await other_end.send_all(b"\2")
+        with pytest.raises(TooOldError) as caught:
+            await connection.receive()
+    assert connection.close_reason is caught.value
+    assert repr(connection) == "<Connection with None, ended: 2>"
 
 
 async def test_peer_that_finishes_in_the_middle_of_a_message() -> None:

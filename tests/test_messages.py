@@ -9,6 +9,7 @@ import math
 import pickle
 import struct
 import sys
+import traceback
 import xml.etree.ElementTree
 from collections.abc import Callable
 from decimal import Decimal
@@ -370,6 +371,24 @@ def test_reason_is_one_printable_line_though_a_peer_had_a_hand_in_it() -> None:
     assert caught.value.reason.startswith("beginxxx")
     assert caught.value.reason.endswith("xxx- at `$.end`")
     assert len(caught.value.reason) == 305
+
+
+def test_a_traceback_has_no_line_that_a_peer_wrote() -> None:
+    class Strict(msgspec.Struct, forbid_unknown_fields=True):
+        pass
+
+    def traceback_of(payload: bytes) -> list[str]:
+        with pytest.raises(InvalidMessageError) as caught:
+            decode_one(LengthPrefixed().json(Strict), payload)
+        return "".join(traceback.format_exception(caught.value)).splitlines()
+
+    lines = traceback_of(rb'{"first\nWARNING: second": 1}')
+    assert not [line for line in lines if line.startswith("WARNING")]
+    assert r"unknown field `first\nWARNING: second`; it is" in lines[-1]
+    # What is harmless is shown with the error that it came from.
+    assert "msgspec.ValidationError: Object contains unknown field `first`" in traceback_of(
+        b'{"first": 1}'
+    )
 
 
 def test_error_of_a_users_own_is_raised_as_it_is() -> None:

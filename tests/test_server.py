@@ -24,6 +24,7 @@ import trustme
 from pairs import frame, reset
 
 from trio_bytetalk import (
+    NEED_DATA,
     BroadcastResult,
     ClientConnected,
     ClientDisconnected,
@@ -40,8 +41,10 @@ from trio_bytetalk import (
     MessageTimeoutError,
     MessageTooLargeError,
     MessageWritten,
+    ProtocolError,
     QueueFullError,
     Reader,
+    ReceiveBuffer,
     SendTimeoutError,
     Server,
     Subscription,
@@ -758,6 +761,89 @@ async def test_the_handlers_upstream_breaks(caplog: pytest.LogCaptureFixture) ->
     assert record.exc_info is not None
 
 
+async def test_the_peer_breaks_a_rule_that_the_handler_checks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Which message may come when is above the framing, and a peer's fault all the same.
+    error = ProtocolError("the peer sent b'hello', and expected was its name")
+
+    async def handler(connection: BytesConnection) -> None:
+        await connection.receive()
+        raise error
+
+    connection = await served_end(Server(handler))
+    assert connection.close_reason is error
+    record = only_record(caplog)
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+    assert "expected was its name" in record.getMessage()
+
+
+async def test_the_handlers_upstream_breaks_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
+    async def proxy(connection: BytesConnection) -> None:
+        upstream, server = trio.testing.memory_stream_pair()
+        await server.send_all(b"HTTP/1.1 400")
+        async with open_connection(upstream) as other:
+            await other.receive()
+
+    connection = await served_end(Server(proxy))
+    assert type(connection.close_reason) is MessageTooLargeError
+    record = only_record(caplog)
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+
+
+class Gullible(Reader[bytes]):
+    """A reader that has what it was sent in its errors, as it is."""
+
+    def decode(self, buffer: ReceiveBuffer) -> Any:
+        data = buffer.take(len(buffer)) if len(buffer) else None
+        if data is None:
+            return NEED_DATA
+        raise ProtocolError(data.decode("latin-1") * 1000 if data != b"nothing" else "")
+
+
+@pytest.mark.parametrize("hook_fails", [False, True])
+async def test_a_peer_cannot_write_log_lines_of_its_own(
+    caplog: pytest.LogCaptureFixture, hook_fails: bool
+) -> None:
+    async def handler(connection: BytesConnection) -> None:
+        connection.reader = Gullible()
+        async for _ in connection:
+            raise AssertionError
+
+    server = Server(handler)
+    if hook_fails:
+
+        @server.on_disconnect
+        async def part(connection: BytesConnection) -> None:
+            raise OopsError
+
+    client_end, server_end = trio.testing.memory_stream_pair()
+    await client_end.send_all(b"x\r\nINFO:root:all is well\x1b[2K\x85")
+    await client_end.send_eof()
+    await server.serve_stream(server_end)
+    messages = [record.getMessage() for record in logged(caplog)]
+    assert len(messages) == 1 + hook_fails
+    for message in messages:
+        assert message.isprintable()
+        assert r"x\r\nINFO:root:all is well\x1b[2K\x85" in message
+        assert len(message) < 2000
+
+
+async def test_an_error_without_words_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(connection: BytesConnection) -> None:
+        connection.reader = Gullible()
+        async for _ in connection:
+            raise AssertionError
+
+    client_end, server_end = trio.testing.memory_stream_pair()
+    await client_end.send_all(b"nothing")
+    await client_end.send_eof()
+    await Server(handler).serve_stream(server_end)
+    assert only_record(caplog).getMessage().endswith("ends: ProtocolError('')")
+
+
 async def test_the_handler_uses_a_closed_connection_of_its_own_making(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -1402,8 +1488,14 @@ async def test_running_out_of_descriptors_is_survived_and_logged_once_for_each_t
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve_listeners, [listener])
         for episode in (1, 2):
+            began = trio.current_time()
             for _ in range(5):
                 listener.fail(number)
+            async with open_connection(listener.dial()) as connection:
+                await talk(connection)
+            assert trio.current_time() - began <= 5 * 0.5  # it keeps nobody waiting for long
+            assert trio.current_time() - began >= 5 * 0.01  # and it does not spin
+            await trio.sleep(10)
             async with open_connection(listener.dial()) as connection:
                 await talk(connection)
             records = logged(caplog)[-2:]
@@ -1411,8 +1503,39 @@ async def test_running_out_of_descriptors_is_survived_and_logged_once_for_each_t
             assert [record.levelno for record in records] == [logging.ERROR, logging.INFO]
             assert os.strerror(number) in records[0].getMessage()
         nursery.cancel_scope.cancel()
-    # It does not spin, and it does not keep anyone waiting for long.
-    assert 5 * 2 * 0.01 <= trio.current_time() <= 5 * 2 * 0.5
+
+
+async def test_being_at_the_limit_for_long_is_one_time_though_a_place_gets_free_now_and_then(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(echo)
+    listener = MemoryListener()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_listeners, [listener])
+        for _ in range(50):
+            listener.fail(errno.EMFILE)
+            async with open_connection(listener.dial()) as connection:
+                await talk(connection)
+        assert [record.levelno for record in logged(caplog)] == [logging.ERROR]
+        await trio.sleep(10)
+        async with open_connection(listener.dial()) as connection:
+            await talk(connection)
+        assert [record.levelno for record in logged(caplog)] == [logging.ERROR, logging.INFO]
+        nursery.cancel_scope.cancel()
+
+
+async def test_running_out_again_with_nobody_accepted_in_between_is_another_time(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = MemoryListener()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Server(echo).serve_listeners, [listener])
+        for _ in range(2):
+            for _ in range(3):
+                listener.fail(errno.EMFILE)
+            await trio.sleep(3600)
+        assert [record.levelno for record in logged(caplog)] == [logging.ERROR] * 2
+        nursery.cancel_scope.cancel()
 
 
 async def test_another_error_of_accept_ends_the_server(

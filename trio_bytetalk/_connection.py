@@ -29,7 +29,7 @@ from ._codec import (
     Writer,
     ahead_reader,
 )
-from ._errors import ProtocolError
+from ._errors import ProtocolError, in_words
 from ._events import (
     EventEmitter,
     MessageHook,
@@ -61,6 +61,9 @@ _logger = logging.getLogger("trio_bytetalk.connection")
 # How often a socket that has more is read before the messages are looked at. More would save a few
 # of the scheduler's turns, but let one connection hold up the others for longer.
 _READS_AT_ONCE: Final = 4
+
+# How many characters of a close_reason a connection's repr() has.
+_REASON_SHOWN: Final = 300
 
 # The iterator of no messages.
 _NOTHING: Final[Iterator[Any]] = iter(())
@@ -226,7 +229,8 @@ class Connection(
 
     def __repr__(self) -> str:
         if self.close_reason is not None:
-            state = f"ended: {self.close_reason!s}"
+            # It is a part of log lines, and the reason may have a peer's words in it.
+            state = f"ended: {in_words(self.close_reason, _REASON_SHOWN)}"
         else:
             state = "closed" if self._closed else "open"
         return f"<Connection with {self.remote_address!r}, {state}>"
@@ -597,6 +601,7 @@ class Connection(
 
     def _note(self, error: ProtocolError) -> None:
         self._raised = error
+        error.__dict__["_of_connection"] = True  # so, for a subclass may be frozen
         self._raised_at = self._transport.bytes_received - len(self._buffer)
 
     def _give_up(self, error: Exception) -> None:
@@ -839,7 +844,9 @@ class Connection(
         return self._closed and isinstance(error, trio.ClosedResourceError)
 
     def _is_peers_fault(self, error: BaseException) -> bool:
-        """Whether ``error`` came out of this connection and is its peer's doing."""
+        """Whether ``error`` is this connection's peer's doing, and not that of another's."""
+        if isinstance(error, ProtocolError) and not error._of_connection:
+            return True  # of a rule that the handler or a hook has checked
         return error is self._raised or any(
             failure is not None
             and isinstance(failure, trio.BrokenResourceError)

@@ -9,6 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 
+def one_line(text: str, most: int) -> str:
+    """``text``, which may be a peer's words, as one printable line for an error or a log.
+
+    What is left out of a long one is its middle: both ends say more.
+    """
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def in_words(error: object, most: int) -> str:
+    """What an error says, or is if it says nothing, as one printable line."""
+    return one_line(str(error) or repr(error), most)
+
+
 class BytetalkError(Exception):
     """The base of all exceptions that this package defines."""
 
@@ -17,8 +32,12 @@ class ProtocolError(BytetalkError):
     """The peer sent what the protocol does not allow.
 
     A `Reader` raises this, or a subclass of its own, and nothing else, for bytes that cannot be
-    a message.
+    a message. A handler or a hook may raise it, too, for a rule that it checks itself: to a server
+    this is the peer's fault, too, and no failure of the handler.
     """
+
+    # Whether it came out of receiving: then it is known which connection's peer is to blame.
+    _of_connection = False
 
 
 class MessageTooLargeError(ProtocolError):

@@ -17,7 +17,7 @@ import attrs
 
 from ._buffer import ReceiveBuffer
 from ._codec import NEED_DATA, Buffer, Codec, NeedData, Reader, ReceiveT, SendT, Writer
-from ._errors import EncodeError, InvalidMessageError
+from ._errors import EncodeError, InvalidMessageError, one_line
 from ._validators import text_encoding
 
 # What a message may make a conversion raise: with numbers too large or nesting too deep, Python's
@@ -33,7 +33,7 @@ _REASON_SHOWN: Final = 300
 
 def invalid_message(frame: Any, why: object) -> InvalidMessageError:
     """The error for a frame that a peer has sent: its text is short, and printable."""
-    reason = _in_short(str(why), _REASON_SHOWN)
+    reason = one_line(str(why), _REASON_SHOWN)
     if isinstance(frame, bytes | bytearray | memoryview | str):
         some = frame[:_FRAME_SHOWN]
         shown = repr(some if isinstance(some, str) else bytes(some))
@@ -41,7 +41,7 @@ def invalid_message(frame: Any, why: object) -> InvalidMessageError:
             unit = "characters" if isinstance(frame, str) else "bytes"
             shown += f" and so on, {len(frame)} {unit} in all"
     else:
-        shown = _in_short(repr(frame), _FRAME_SHOWN)
+        shown = one_line(repr(frame), _FRAME_SHOWN)
     return InvalidMessageError(
         f"the peer sent a message that is not valid: {reason}; it is {shown}",
         reason=reason,
@@ -54,11 +54,9 @@ def _why(error: Exception) -> str:
     return repr(error) if isinstance(error, KeyError) else str(error) or repr(error)
 
 
-def _in_short(text: str, most: int) -> str:
-    """One printable line. What is left out of a long one is its middle: both ends say more."""
-    if len(text) > most:
-        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
-    return text if text.isprintable() else repr(text)[1:-1]
+def _cause(error: Exception) -> Exception | None:
+    """``error``, for tracebacks; None if there it would give a peer lines to write as it likes."""
+    return error if _why(error).isprintable() else None
 
 
 @attrs.define(eq=False)
@@ -81,7 +79,7 @@ class MappedReader(Reader[ReceiveT]):
         try:
             message = self.convert(frame)
         except self.errors as error:
-            raise invalid_message(frame, _why(error)) from error
+            raise invalid_message(frame, _why(error)) from _cause(error)
         if message is NEED_DATA:
             raise self._no_message()
         return message
@@ -93,7 +91,7 @@ class MappedReader(Reader[ReceiveT]):
         try:
             message = self.convert(frame)
         except self.errors as error:
-            raise invalid_message(frame, _why(error)) from error
+            raise invalid_message(frame, _why(error)) from _cause(error)
         if message is NEED_DATA:
             raise self._no_message()
         return message
@@ -130,7 +128,7 @@ class MappedWriter(Writer[SendT]):
         except self.errors as error:
             raise EncodeError(
                 f"a message of type {type(message).__name__} cannot be sent: "
-                f"{_in_short(_why(error), _REASON_SHOWN)}"
+                f"{one_line(_why(error), _REASON_SHOWN)}"
             ) from error
         return self.inner.encode(frame)
 

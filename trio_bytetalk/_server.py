@@ -24,7 +24,7 @@ from ._connection import (
     handshake,
     wrap_tls,
 )
-from ._errors import BytetalkError
+from ._errors import BytetalkError, in_words
 from ._events import (
     BUFFER_SIZE,
     ClientConnected,
@@ -51,6 +51,14 @@ _logger = logging.getLogger("trio_bytetalk.server")
 # if connections end meanwhile; trio.serve_listeners waits as long.
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_PAUSE: Final = 0.1
+
+# For how many seconds accept() must not have failed so, for that to be over: at the limit, each
+# connection that ends lets one more in, and there would be no end of log lines.
+_ACCEPT_CALM: Final = 1
+
+# How many characters of an error a log line has: more than any of this package's, unless the peer
+# sent what is mostly unprintable.
+_ERROR_SHOWN: Final = 1000
 
 # For how many seconds a cancelled server may go on telling of its connections' ends, at the most.
 _LAST_WORDS: Final = 10
@@ -134,8 +142,9 @@ class Server(Generic[SendT, ReceiveT]):
 
     An exception of a handler or a hook ends its connection, is that connection's
     ``close_reason``, and is logged, with its traceback, to the logger ``trio_bytetalk.server``. A
-    peer's fault is logged without one, and that the peer has finished where the handler wanted a
-    message is none. Other connections are not affected.
+    peer's fault is logged on one line and without one, also if it is the handler that raises
+    `ProtocolError`; that the peer has finished where the handler wanted a message is none. Other
+    connections are not affected.
     """
 
     client_connected: EventEmitter[ClientConnected]
@@ -487,6 +496,7 @@ class Server(Generic[SendT, ReceiveT]):
         ssl_context: ssl.SSLContext | None,
     ) -> None:
         exhausted = False
+        calm_at = -math.inf
         while True:
             await self._wait_for_room()
             try:
@@ -496,12 +506,14 @@ class Server(Generic[SendT, ReceiveT]):
             except OSError as error:
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                if not exhausted:
+                now = trio.current_time()
+                if not exhausted or now >= calm_at:
                     exhausted = True
                     _logger.error("accepting no connections for now: %s", error)
+                calm_at = now + _ACCEPT_CALM
                 await trio.sleep(_ACCEPT_PAUSE)
                 continue
-            if exhausted:
+            if exhausted and trio.current_time() >= calm_at:
                 exhausted = False
                 _logger.info("accepting connections again")
             try:
@@ -559,7 +571,8 @@ class Server(Generic[SendT, ReceiveT]):
         except Exception as error:
             # A BrokenResourceError, or else a bug of the stream's, which is to be seen.
             traceback = None if isinstance(error, trio.BrokenResourceError) else error
-            _logger.warning("no connection with %r: %s", address, error, exc_info=traceback)
+            said = in_words(error, _ERROR_SHOWN)
+            _logger.warning("no connection with %r: %s", address, said, exc_info=traceback)
             await trio.aclose_forcefully(secure)
             return None
         except BaseException:
@@ -654,10 +667,8 @@ def _judge(
     elif all(connection._is_peers_fault(leaf) for leaf in leaves):
         connection._conclude(leaves[0])
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
-        reset = not isinstance(leaves[0], BytetalkError)
-        _logger.log(
-            logging.INFO if reset else logging.WARNING, "%r ends: %s", connection, leaves[0]
-        )
+        level = logging.WARNING if isinstance(leaves[0], BytetalkError) else logging.INFO
+        _logger.log(level, "%r ends: %s", connection, in_words(leaves[0], _ERROR_SHOWN))
     else:
         connection._conclude(ours)
         _logger.error("the handler or a hook of %r failed", connection, exc_info=ours)
