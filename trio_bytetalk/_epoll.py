@@ -184,14 +184,20 @@ _STALE = Readiness(cast("_Hub", None), -1)
 
 @attrs.define(eq=False)
 class _Hub:
-    epoll: select.epoll = attrs.field(factory=select.epoll)
+    epoll: select.epoll = attrs.field(init=False)  # made when there are many sockets
+    running: bool = attrs.field(default=False, init=False)
     registered: dict[int, Readiness] = attrs.field(factory=dict)
 
     def watch_if_crowded(self, readiness: Readiness) -> bool:
         """Whether the epoll watches a socket, which it begins to do if there are many."""
         if len(self.registered) > _FEW:
-            # The system may have no room for one more (epoll(7), max_user_watches).
+            # The process may have no descriptor left for an epoll, or the system no room for one
+            # more socket in it (epoll(7), max_user_watches).
             with contextlib.suppress(OSError):
+                if not self.running:
+                    self.epoll = select.epoll()
+                    self.running = True
+                    trio.lowlevel.spawn_system_task(self.run, name="trio_bytetalk: epoll")
                 self.epoll.register(readiness._fd, _READ_EVENTS)
                 readiness._watched = True
         return readiness._watched
@@ -242,7 +248,6 @@ def register(fd: int) -> Readiness:
     except LookupError:
         hub = _Hub()
         _hub.set(hub)
-        trio.lowlevel.spawn_system_task(hub.run, name="trio_bytetalk: epoll")
     readiness = Readiness(hub, fd)
     hub.registered[fd] = readiness
     hub.watch_if_crowded(readiness)
