@@ -1,10 +1,8 @@
-"""``trio_bytetalk.testing``: connections without sockets, and streams cut as told."""
+"""``trio_bytetalk.testing``: connections without sockets."""
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Iterable
 from typing import Any, assert_type
 
 import pytest
@@ -16,14 +14,12 @@ from trio_bytetalk import (
     ClientDisconnected,
     CloseReason,
     Connection,
-    LengthPrefixed,
     Lines,
     MessageReceived,
     MessageWritten,
     Server,
-    open_connection,
 )
-from trio_bytetalk.testing import CuttingStream, connection_pair, open_memory_connection
+from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 
 class OopsError(Exception):
@@ -195,101 +191,3 @@ async def test_a_pair_of_connections() -> None:
         assert [message async for message in right] == []
     assert left.close_reason is CloseReason.CLOSED
     assert right.close_reason is CloseReason.END_OF_STREAM
-
-
-# -- CuttingStream
-
-
-def cutting(
-    data: bytes, *, sizes: Iterable[int] = (), delays: Iterable[float] = ()
-) -> CuttingStream:
-    """A stream from which ``data`` can be read, and then its end."""
-    _, theirs = trio.testing.memory_stream_pair()
-    theirs.receive_stream.put_data(data)
-    theirs.receive_stream.put_eof()
-    return CuttingStream(theirs, sizes=sizes, delays=delays)
-
-
-async def test_reads_are_cut_as_told_and_then_no_more() -> None:
-    stream = cutting(b"abcdefghij", sizes=[1, 2, 100])
-    assert [chunk async for chunk in stream] == [b"a", b"bc", b"defghij"]
-    stream = cutting(b"abcdefghij", sizes=[4])
-    assert [chunk async for chunk in stream] == [b"abcd", b"efghij"]
-    stream = cutting(b"abcdefghij")
-    assert [chunk async for chunk in stream] == [b"abcdefghij"]
-
-
-async def test_endless_numbers_cut_every_read() -> None:
-    stream = cutting(b"abcdefg", sizes=itertools.cycle([1, 2]))
-    assert [chunk async for chunk in stream] == [b"a", b"bc", b"d", b"ef", b"g"]
-    stream = cutting(b"abc", sizes=itertools.repeat(1))
-    assert [chunk async for chunk in stream] == [b"a", b"b", b"c"]
-
-
-async def test_the_readers_own_maximum_counts_too() -> None:
-    stream = cutting(b"abcdefghij", sizes=[3, 3])
-    assert await stream.receive_some(2) == b"ab"
-    assert await stream.receive_some(100) == b"cde"
-    assert await stream.receive_some(4) == b"fghi"
-    assert await stream.receive_some() == b"j"
-    assert await stream.receive_some() == b""
-
-
-async def test_reads_are_delayed_as_told(autojump_clock: trio.testing.MockClock) -> None:
-    stream = cutting(b"abcd", sizes=itertools.repeat(1), delays=[3, 0, 5])
-    times = [trio.current_time() async for _ in stream]
-    assert times == [3, 3, 8, 8]
-
-
-async def test_a_cancelled_read_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
-    stream = cutting(b"abcd", sizes=itertools.repeat(2), delays=[10, 0, 10])
-    with trio.move_on_after(1):
-        await stream.receive_some()
-    assert await stream.receive_some() == b"ab"
-    with trio.move_on_after(1):
-        await stream.receive_some()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await stream.receive_some()
-    assert await stream.receive_some() == b"cd"
-
-
-@pytest.mark.parametrize("size", [0, -1])
-async def test_sizes_that_would_look_like_the_end_are_refused(size: int) -> None:
-    stream = cutting(b"abcd", sizes=[size])
-    with pytest.raises(ValueError, match=f"sizes must be 1 or more, not {size}"):
-        await stream.receive_some()
-    with pytest.raises(ValueError, match=f"max_bytes must be 1 or more, not {size}"):
-        await stream.receive_some(size)
-    assert await stream.receive_some() == b"abcd"
-
-
-async def test_the_end_is_an_end_whatever_the_sizes() -> None:
-    stream = cutting(b"", sizes=[5, 5])
-    assert await stream.receive_some() == b""
-    assert await stream.receive_some() == b""
-
-
-async def test_what_is_written_goes_through_and_so_do_half_closing_and_closing() -> None:
-    ours, theirs = trio.testing.memory_stream_pair()
-    async with CuttingStream(ours, sizes=itertools.repeat(1)) as stream:
-        await stream.wait_send_all_might_not_block()
-        await stream.send_all(b"hello")
-        assert await theirs.receive_some() == b"hello"
-        await stream.send_eof()
-        assert await theirs.receive_some() == b""
-        await theirs.send_all(b"yes")
-        assert await stream.receive_some() == b"y"
-    with pytest.raises(trio.BrokenResourceError):
-        await theirs.send_all(b"?")
-
-
-async def test_a_connection_over_a_stream_cut_to_single_bytes() -> None:
-    ours, theirs = trio.testing.memory_stream_pair()
-    cut = CuttingStream(theirs, sizes=itertools.repeat(1))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Server(echo).serve_stream, cut)
-        async with open_connection(ours, codec=LengthPrefixed()) as connection:
-            for message in (b"", b"hello", b"x" * 300):
-                await connection.send(message)
-                assert await connection.receive() == message
