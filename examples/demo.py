@@ -3,10 +3,12 @@
     python examples/demo.py
     python examples/demo.py --clients 200 --messages 100
 
-Server and clients are in one process here, but they talk over a real TCP port.
+Server and clients are in one process here, but they talk over a real TCP port. Ctrl-C (or SIGTERM)
+stops the server: what it has received it still answers.
 """
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from functools import partial
@@ -22,6 +24,7 @@ from trio_bytetalk import (
     Server,
     Subscription,
     open_tcp_connection,
+    stop_on_signals,
 )
 
 HOST = "127.0.0.1"
@@ -60,8 +63,12 @@ async def talk(name: str, port: int, messages: int) -> None:
     async with open_tcp_connection(HOST, port) as connection:
         for number in range(1, messages + 1):
             question = f"hello {number} from {name}".encode()
-            await connection.send(question)
-            answer = await connection.receive()
+            try:
+                await connection.send(question)
+                answer = await connection.receive()
+            except (trio.EndOfChannel, trio.BrokenResourceError):
+                print(f"{name} was told that the server stops, at message {number}")
+                return
             if answer != question:
                 raise ValueError(f"{name} sent {question!r} and received {answer!r}")
 
@@ -70,22 +77,25 @@ async def main(clients: int, messages: int, port: int) -> str | None:
     server = Server(echo)
     began = trio.current_time()
     failure: str | None = None
-    async with server.events() as events, trio.open_nursery() as nursery:
-        try:
-            listeners = await nursery.start(partial(server.serve_tcp, port, host=HOST))
-        except (OSError, ValueError) as error:
-            return str(error)
-        port = listeners[0].socket.getsockname()[1]
-        print(f"echo server on {HOST} port {port}, {clients} clients, {messages} messages each\n")
+    with stop_on_signals(server):
+        async with server.events() as events, trio.open_nursery() as nursery:
+            try:
+                listeners = await nursery.start(partial(server.serve_tcp, port, host=HOST))
+            except (OSError, ValueError) as error:
+                return str(error)
+            port = listeners[0].socket.getsockname()[1]
+            print(
+                f"echo server on {HOST} port {port}, {clients} clients, {messages} messages each\n"
+            )
 
-        nursery.start_soon(show, events, began)
-        try:
-            async with trio.open_nursery() as talks:
-                for number in range(1, clients + 1):
-                    talks.start_soon(talk, f"client {number}", port, messages)
-        except* OSError as errors:
-            failure = str(errors.exceptions[0])
-        server.stop()
+            nursery.start_soon(show, events, began)
+            try:
+                async with trio.open_nursery() as talks:
+                    for number in range(1, clients + 1):
+                        talks.start_soon(talk, f"client {number}", port, messages)
+            except* OSError as errors:
+                failure = str(errors.exceptions[0])
+            server.stop()
     if failure is not None:
         return failure
 
@@ -113,4 +123,5 @@ if __name__ == "__main__":
     parser.add_argument("--messages", type=count, default=4, help="sent by each client")
     parser.add_argument("--port", type=count, default=0, help="0 has the system choose one")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.exit(trio.run(main, options.clients, options.messages, options.port))

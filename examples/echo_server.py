@@ -7,13 +7,13 @@ Ctrl-C (or SIGTERM) lets conversations finish, a second one ends them.
 """
 
 import argparse
-import signal
+import logging
 import sys
 from functools import partial
 
 import trio
 
-from trio_bytetalk import Connection, Server
+from trio_bytetalk import Connection, Server, stop_on_signals
 
 
 async def echo(connection: Connection[bytes, bytes]) -> None:
@@ -21,31 +21,15 @@ async def echo(connection: Connection[bytes, bytes]) -> None:
         await connection.send(message)
 
 
-async def stop_on_signals(
-    server: Server[bytes, bytes],
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        print("stopping; once more to stop at once")
-        server.stop()
-        await anext(signals)
-        print("stopping at once")
-        server.stop(0)
-
-
 async def main(host: str, port: int) -> str | None:
     server = Server(echo)
-    async with trio.open_nursery() as watching:
+    with stop_on_signals(server):
         async with trio.open_nursery() as serving:
             try:
                 listeners = await serving.start(partial(server.serve_tcp, port, host=host))
             except (OSError, ValueError) as error:
                 return str(error)
-            await watching.start(stop_on_signals, server)
             print("echo server on {} port {}".format(*listeners[0].socket.getsockname()))
-        watching.cancel_scope.cancel()  # the server has stopped: no signal is waited for any more
 
     numbers = server.statistics()
     print(f"clients: {numbers.connections_total}, messages: {numbers.messages_received}")
@@ -59,4 +43,5 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5555, help="0 has the system choose one")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.exit(trio.run(main, options.host, options.port))

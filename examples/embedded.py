@@ -7,16 +7,16 @@ The thermometer knows nothing of the server, and works before, during and after 
 """
 
 import argparse
+import logging
 import math
 import random
-import signal
 import sys
 from functools import partial
 
 import attrs
 import trio
 
-from trio_bytetalk import Connection, Lines, Server
+from trio_bytetalk import Connection, Lines, Server, stop_on_signals
 
 
 @attrs.define
@@ -51,20 +51,6 @@ async def answer(thermometer: Thermometer, connection: Connection[str, str]) -> 
         await connection.send(f"{thermometer.mean():.1f} degrees, the mean of {count} readings")
 
 
-async def stop_on_signals(
-    server: Server[str, str],
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        print("stopping the server; once more to stop at once")
-        server.stop()
-        await anext(signals)
-        print("stopping at once")
-        server.stop(0)
-
-
 async def main(host: str, port: int, interval: float) -> str | None:
     thermometer = Thermometer(interval)
     server = Server(partial(answer, thermometer), codec=Lines())
@@ -72,15 +58,15 @@ async def main(host: str, port: int, interval: float) -> str | None:
     async with trio.open_nursery() as station:
         station.start_soon(thermometer.work)
 
-        async with trio.open_nursery() as network:
-            try:
-                listeners = await network.start(partial(server.serve_tcp, port, host=host))
-            except (OSError, ValueError) as error:
-                station.cancel_scope.cancel()
-                return str(error)
-            await station.start(stop_on_signals, server)
-            station.start_soon(publish, thermometer, server)
-            print("weather station on {} port {}".format(*listeners[0].socket.getsockname()))
+        with stop_on_signals(server):
+            async with trio.open_nursery() as network:
+                try:
+                    listeners = await network.start(partial(server.serve_tcp, port, host=host))
+                except (OSError, ValueError) as error:
+                    station.cancel_scope.cancel()
+                    return str(error)
+                station.start_soon(publish, thermometer, server)
+                print("weather station on {} port {}".format(*listeners[0].socket.getsockname()))
 
         # That nursery has been left, so the server has stopped. The other parts are still at work.
         print(f"clients served: {server.statistics().connections_total}")
@@ -98,4 +84,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=5555, help="0 has the system choose one")
     parser.add_argument("--interval", type=float, default=1, help="seconds between two readings")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.exit(trio.run(main, options.host, options.port, options.interval))

@@ -7,7 +7,7 @@ Ctrl-C (or SIGTERM) lets conversations finish, a second one ends them.
 """
 
 import argparse
-import signal
+import logging
 import sys
 from functools import partial
 
@@ -22,6 +22,7 @@ from trio_bytetalk import (
     MessageWritten,
     Server,
     Subscription,
+    stop_on_signals,
 )
 
 
@@ -50,33 +51,17 @@ async def write_log(events: Subscription[Event]) -> None:
     print(f"end of the log; {events.dropped} events were dropped")
 
 
-async def stop_on_signals(
-    server: Server[bytes, bytes],
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        print("stopping; once more to stop at once")
-        server.stop()
-        await anext(signals)
-        print("stopping at once")
-        server.stop(0)
-
-
 async def main(host: str, port: int) -> str | None:
     server = Server(echo)
     # If the terminal is slow, lines are lost; with overflow="wait" the server would wait for it.
-    async with server.events(overflow="drop_oldest") as events, trio.open_nursery() as watching:
-        async with trio.open_nursery() as serving:
+    with stop_on_signals(server):
+        async with server.events(overflow="drop_oldest") as events, trio.open_nursery() as serving:
             try:
                 listeners = await serving.start(partial(server.serve_tcp, port, host=host))
             except (OSError, ValueError) as error:
                 return str(error)
-            await watching.start(stop_on_signals, server)
             print("event log of {} port {}".format(*listeners[0].socket.getsockname()))
             serving.start_soon(write_log, events)
-        watching.cancel_scope.cancel()  # the server has stopped: no signal is waited for any more
     return None
 
 
@@ -87,4 +72,5 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5555, help="0 has the system choose one")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.exit(trio.run(main, options.host, options.port))

@@ -9,8 +9,8 @@ subscriber slows down those who publish for it.
 
 import argparse
 import itertools
+import logging
 import math
-import signal
 import struct
 import sys
 from contextlib import suppress
@@ -180,15 +180,13 @@ async def obey(client: Client, kind: int, body: bytes) -> None:
 
 async def main(host: str, port: int) -> str | None:
     server = bt.Server(serve, codec=Mqtt())
-    async with trio.open_nursery() as nursery:
-        try:
-            listeners = await nursery.start(partial(server.serve_tcp, port, host=host))
-        except (OSError, ValueError) as error:
-            return str(error)
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with bt.stop_on_signals(server):
+        async with trio.open_nursery() as nursery:
+            try:
+                listeners = await nursery.start(partial(server.serve_tcp, port, host=host))
+            except (OSError, ValueError) as error:
+                return str(error)
             print("MQTT broker on {} port {}".format(*listeners[0].socket.getsockname()))
-            await anext(signals)
-            server.stop()
     return None
 
 
@@ -197,4 +195,5 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=1883, help="0 has the system choose one")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.exit(trio.run(main, options.host, options.port))

@@ -11,7 +11,7 @@ own client would connect with
 """
 
 import argparse
-import signal
+import logging
 import ssl
 import sys
 from functools import partial
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import trio
 
-from trio_bytetalk import Connection, Lines, Server
+from trio_bytetalk import Connection, Lines, Server, stop_on_signals
 
 
 def load_context(cert: Path | None, key: Path | None) -> ssl.SSLContext:
@@ -48,32 +48,16 @@ async def echo(connection: Connection[str, str]) -> None:
         await connection.send(line)
 
 
-async def stop_on_signals(
-    server: Server[str, str],
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        print("stopping; once more to stop at once")
-        server.stop()
-        await anext(signals)
-        print("stopping at once")
-        server.stop(0)
-
-
 async def main(host: str, port: int, context: ssl.SSLContext) -> str | None:
     server = Server(echo, codec=Lines())
     serve = partial(server.serve_tcp, port, host=host, ssl_context=context)
-    async with trio.open_nursery() as watching:
+    with stop_on_signals(server):
         async with trio.open_nursery() as serving:
             try:
                 listeners = await serving.start(serve)
             except (OSError, ValueError) as error:
                 return str(error)
-            await watching.start(stop_on_signals, server)
             print("TLS echo server on {} port {}".format(*listeners[0].socket.getsockname()))
-        watching.cancel_scope.cancel()  # the server has stopped: no signal is waited for any more
     return None
 
 
@@ -86,6 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--cert", type=Path, help="a PEM file, with the chain")
     parser.add_argument("--key", type=Path, help="a PEM file, if the key is not in --cert's")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.key and not options.cert:
         parser.error("--key needs --cert")
     sys.exit(trio.run(main, options.host, options.port, load_context(options.cert, options.key)))

@@ -37,6 +37,7 @@ from ._events import (
 from ._length_prefixed import LengthPrefixed, LengthPrefixedReader, LengthPrefixedWriter
 from ._limits import LimitOptions, Limits
 from ._server import BroadcastResult, Handler, Server, ServerStatistics
+from ._signals import stop_on_signals
 from ._transport import GivenUpError, SendTimeoutError
 
 if typing.TYPE_CHECKING:
@@ -162,6 +163,7 @@ __all__ = [
     "open_connection",
     "open_tcp_connection",
     "open_unix_connection",
+    "stop_on_signals",
 ]
 
 # What most programs do without is imported when it is asked for: many small classes take long.

@@ -359,13 +359,10 @@ class Server(Generic[SendT, ReceiveT]):
         done after ``timeout`` seconds are cancelled; None is no limit.
 
         This does not wait, so it can be called from anywhere in the Trio thread: a hook, a handler,
-        a task that waits for signals. Calling it again may shorten the time, ``stop(0)`` ends it
-        at once; a server that is not running stays as it is.
+        another task. `stop_on_signals` calls it at a signal. Calling it again may shorten the time,
+        ``stop(0)`` ends it at once; a server that is not running stays as it is.
         """
-        if timeout is not None and not isinstance(timeout, int | float):
-            raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
-        if timeout is not None and not timeout >= 0:  # also refuses NaN
-            raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+        check_stop_timeout(timeout)
         for run in self._runs:
             run.stopping = True
             run.accepting.cancel()
@@ -693,3 +690,11 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _check_server_context(ssl_context: ssl.SSLContext | None) -> None:
     if ssl_context is not None:
         check_ssl_context(ssl_context, server_side=True)
+
+
+def check_stop_timeout(timeout: float | None) -> None:
+    """Refuse what is no time limit for `Server.stop`."""
+    if timeout is not None and not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
+    if timeout is not None and not timeout >= 0:  # also refuses NaN
+        raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")

@@ -1,0 +1,247 @@
+"""`stop_on_signals`: real signals, sent to this process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from pairs import memory
+
+from trio_bytetalk import Connection, Server, open_connection, stop_on_signals
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+BytesConnection = Connection[bytes, bytes]
+
+
+async def echo(connection: BytesConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+async def never_ends(_connection: BytesConnection) -> None:
+    await trio.sleep_forever()
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.fixture(params=SIGNALS, ids=lambda number: number.name)
+def number(request: pytest.FixtureRequest) -> signal.Signals:
+    result: signal.Signals = request.param
+    return result
+
+
+async def test_the_first_signal_stops_in_order(
+    number: signal.Signals, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    begin = trio.Event()
+
+    async def late_echo(connection: BytesConnection) -> None:
+        await begin.wait()
+        await echo(connection)
+
+    before = handlers()
+    server = Server(late_echo)
+    ours, theirs = memory()
+    with stop_on_signals(server, timeout=None):
+        nursery.start_soon(server.serve_stream, theirs)
+        async with open_connection(ours) as connection:
+            messages = [b"1", b"2", b"3"]
+            for message in messages:
+                await connection.send(message)
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(number)
+            await trio.testing.wait_all_tasks_blocked()
+            begin.set()
+            assert [message async for message in connection] == messages
+        await trio.testing.wait_all_tasks_blocked()
+        assert not server.is_running
+    assert handlers() == before
+    assert caplog.messages == [f"{number.name}: stopping; once more to stop at once"]
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_second_signal_stops_at_once(
+    number: signal.Signals,
+    second: signal.Signals,
+    at_once: bool,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = Server(never_ends)
+    began = trio.current_time()
+    with stop_on_signals(server, timeout=math.inf):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, memory()[0])
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(number)
+            if not at_once:
+                await trio.testing.wait_all_tasks_blocked()
+                assert server.is_running
+            signal.raise_signal(second)
+    assert trio.current_time() == began
+    assert caplog.messages == [
+        f"{number.name}: stopping; once more to stop at once",
+        f"{second.name}: stopping at once",
+    ]
+
+
+@pytest.mark.parametrize("seconds", [0, 7])
+async def test_who_is_not_done_in_time_is_cancelled(
+    seconds: int, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = Server(never_ends)
+    began = trio.current_time()
+    with stop_on_signals(server, timeout=seconds):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, memory()[0])
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(signal.SIGTERM)
+    assert trio.current_time() == began + seconds
+    how = "stopping; once more to stop at once" if seconds else "stopping at once"
+    assert caplog.messages == [f"SIGTERM: {how}"]
+
+
+async def test_several_servers_stop_together(autojump_clock: trio.testing.MockClock) -> None:
+    servers = [Server(echo), Server(echo), Server(echo)]
+    with stop_on_signals(*servers):
+        async with trio.open_nursery() as nursery:
+            for server in servers[1:]:  # one may not be running
+                nursery.start_soon(server.serve_stream, memory()[0])
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(signal.SIGTERM)
+
+
+async def test_a_signal_during_a_servers_start_stops_it(
+    nursery: trio.Nursery, number: signal.Signals
+) -> None:
+    server = Server(echo)
+    with stop_on_signals(server):
+
+        @nursery.start_soon
+        async def send_signal() -> None:
+            assert server.is_running
+            signal.raise_signal(number)
+
+        await server.serve_tcp(0, host="127.0.0.1")
+
+
+async def test_while_no_server_is_running_a_signal_does_what_it_did_before(
+    number: signal.Signals,
+) -> None:
+    heard: list[int] = []
+    before = signal.signal(number, lambda number, _frame: heard.append(number))
+    try:
+        with stop_on_signals(Server(echo)):
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            assert heard == [number, number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_ctrl_c_while_no_server_is_running_is_a_keyboard_interrupt() -> None:
+    async def main() -> None:
+        with stop_on_signals(Server(echo)):
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
+async def test_a_signal_after_the_servers_have_stopped_for_one_is_harmless(
+    number: signal.Signals, nursery: trio.Nursery
+) -> None:
+    server = Server(echo)
+    with stop_on_signals(server):
+        nursery.start_soon(server.serve_stream, memory()[0])
+        await trio.testing.wait_all_tasks_blocked()
+        signal.raise_signal(number)
+        while server.is_running:
+            await trio.lowlevel.checkpoint()
+        signal.raise_signal(number)
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def test_a_signal_after_the_end_of_trio_is_harmless() -> None:
+    """As it may come between the run's end and the block's, where a task is given up."""
+    server = Server(echo)
+    block = stop_on_signals(server)
+
+    async def main() -> None:
+        block.__enter__()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, memory()[0])
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(signal.SIGTERM)
+
+    trio.run(main)
+    signal.raise_signal(signal.SIGTERM)
+    block.__exit__(None, None, None)
+
+
+async def test_an_error_comes_out_of_the_block_as_it_is() -> None:
+    before = handlers()
+    with pytest.raises(OSError, match="as it is"), stop_on_signals(Server()):
+        raise OSError("as it is")
+    assert handlers() == before
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: stop_on_signals(), TypeError, "needs one server or more"),
+        (lambda: stop_on_signals("server"), TypeError, "needs a Server, not 'server'"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: stop_on_signals(Server(), timeout=-1), ValueError, "timeout must be 0 or more"),
+        (lambda: stop_on_signals(Server(), timeout=math.nan), ValueError, "timeout must be 0"),
+        (lambda: stop_on_signals(Server(), timeout="5"), TypeError, "timeout must be a number"),  # type: ignore[arg-type]  # wrong on purpose
+    ],
+)
+async def test_a_wrong_argument_is_refused_by_name(
+    call: Callable[[], Any], error: type[Exception], words: str
+) -> None:
+    before = handlers()
+    with pytest.raises(error, match=words), call():
+        raise AssertionError
+    assert handlers() == before
+
+
+def test_another_thread_is_told_that_it_hears_no_signals() -> None:
+    errors: list[BaseException] = []
+
+    async def main() -> None:
+        with stop_on_signals(Server()):
+            raise AssertionError
+
+    def run() -> None:
+        try:
+            trio.run(main)
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    [error] = errors
+    assert "stop_on_signals works in the main thread only" in str(error)
+
+
+def test_outside_of_trio_there_is_nothing_to_stop() -> None:
+    before = handlers()
+    with pytest.raises(RuntimeError), stop_on_signals(Server()):
+        raise AssertionError
+    assert handlers() == before
