@@ -128,3 +128,10 @@ def benchmark(session: nox.Session) -> None:
     """Measurements against the other ways to do it. Arguments go to ``python -m benchmarks``."""
     install(session, "-e", ".[benchmark]")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Whether the tests notice when the code is wrong. Arguments go to ``python -m mutation``."""
+    install(session, "-e", ".[mutation,test]")
+    session.run("python", "-m", "mutation", *session.posargs)
