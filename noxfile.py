@@ -135,3 +135,10 @@ def mutation(session: nox.Session) -> None:
     """Whether the tests notice when the code is wrong. Arguments go to ``python -m mutation``."""
     install(session, "-e", ".[mutation,test]")
     session.run("python", "-m", "mutation", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Coverage-guided fuzzing; ``-- SECONDS TARGET...``. Arguments go to ``python -m fuzzing``."""
+    install(session, "-e", ".[fuzz]")
+    session.run("python", "-m", "fuzzing", *session.posargs)
