@@ -28,6 +28,7 @@ from trio_bytetalk import (
     ReceiveBuffer,
     open_connection,
 )
+from trio_bytetalk._errors import one_line
 from trio_bytetalk.testing import connection_pair
 
 EXCEPTIONS: list[type[Exception]] = [
@@ -50,6 +51,11 @@ def test_exception_that_goes_to_another_process_comes_out_as_it_was(kind: type[E
     for same in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(same) is kind
         assert str(same) == "expected 1, came 2"
+
+
+def test_text_for_an_error_is_cut_in_its_middle_where_it_is_longer_than_allowed() -> None:
+    assert one_line("0123456789", 10) == "0123456789"
+    assert one_line("0123456789a", 10) == "01234 ... 6789a"
 
 
 def test_peers_fault_and_ones_own_mistake_are_told_apart() -> None:

@@ -109,8 +109,19 @@ async def test_forgotten_it_lets_go_of_its_owner_at_once(
     timer = Timer(owner.expire)
     timer.start(trio.current_time() + 60)
     timer.forget()
+    assert timer.deadline == math.inf
     del owner
     gc.collect()
     assert seen() is None
     timer.start(trio.current_time() + 1)  # harmless
     await trio.sleep(100)
+
+
+async def test_any_number_of_timers_are_watched_by_one_task(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    Timer(lambda: None).start(trio.current_time() + 1)
+    before = trio.lowlevel.current_statistics().tasks_living
+    for number in range(10):
+        Timer(lambda: None).start(trio.current_time() + number)
+    assert trio.lowlevel.current_statistics().tasks_living == before
