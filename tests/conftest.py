@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 import trio
 import trustme
+from cancelling import Moment
 from pairs import KINDS, TIGHT_KINDS, Pair
 
 from trio_bytetalk import Connection, _epoll, open_connection
@@ -108,3 +109,10 @@ def company(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """A test's few sockets are waited for one by one, and then as if they were many."""
     if request.param == "in a crowd":
         monkeypatch.setattr(_epoll, "_FEW", 0)
+
+
+@pytest.fixture(params=["as it stops", "before it goes on"])
+def moment(request: pytest.FixtureRequest) -> Moment:
+    """Where in a task's wait it is cancelled."""
+    result: Moment = request.param
+    return result

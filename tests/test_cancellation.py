@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
+from cancelling import Canceller, Moment, cancelled_everywhere, own_tasks
 from conftest import Tls
 from pairs import Pair, Stream, frame, lockstep, memory, read_to_end, tight_unix, unix
 
@@ -35,70 +36,6 @@ from trio_bytetalk import (
 pytestmark = pytest.mark.usefixtures("company")
 
 AnyConnection = Connection[Any, Any]
-
-Moment = Literal["as it stops", "before it goes on"]
-
-
-@attrs.define(eq=False)
-class Canceller(trio.abc.Instrument):
-    """Cancels what runs in its `scope`, at one of the moments at which its task switches.
-
-    ``"as it stops"`` is where a wait is aborted. ``"before it goes on"`` is where the wait has been
-    successful already, and the cancellation is noticed at the next checkpoint.
-    """
-
-    step: int
-    moment: Moment
-    fired: bool = False
-    _task: trio.lowlevel.Task | None = None
-    _scope: trio.CancelScope | None = None
-
-    @contextlib.contextmanager
-    def scope(self) -> Iterator[None]:
-        self._task = trio.lowlevel.current_task()
-        try:
-            with trio.CancelScope() as self._scope:
-                yield
-        finally:
-            self._scope = None
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.moment == "as it stops":
-            self._count(task)
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.moment == "before it goes on":
-            self._count(task)
-
-    def _count(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task and self._scope is not None:
-            self.step -= 1
-            if self.step == 0:
-                self.fired = True
-                self._scope.cancel()
-
-
-Scenario = Callable[[Canceller], Awaitable[None]]
-
-
-async def cancelled_everywhere(moment: Moment, scenario: Scenario) -> int:
-    """Run ``scenario`` with a cancellation at each step; how many steps there were."""
-    for step in itertools.count(1):
-        canceller = Canceller(step, moment)
-        trio.lowlevel.add_instrument(canceller)
-        try:
-            await scenario(canceller)
-        finally:
-            trio.lowlevel.remove_instrument(canceller)
-        if not canceller.fired:
-            return step
-    raise AssertionError
-
-
-@pytest.fixture(params=["as it stops", "before it goes on"])
-def moment(request: pytest.FixtureRequest) -> Moment:
-    result: Moment = request.param
-    return result
 
 
 @pytest.fixture(params=[memory, lockstep, unix, tight_unix])
@@ -261,17 +198,6 @@ async def test_echo_cancelled_again_and_again_loses_and_doubles_nothing(
 
 
 # -- closing and TLS: whatever is cancelled, nothing is left open
-
-
-def own_tasks() -> list[str]:
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    return sorted(
-        task.name
-        for nursery in root.child_nurseries
-        for task in nursery.child_tasks
-        if task.name.startswith("trio_bytetalk")
-    )
 
 
 async def test_closing_cancelled_anywhere_closes(
