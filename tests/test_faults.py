@@ -17,11 +17,11 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from cancelling import own_tasks
 from conftest import Tls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import Pair, Stream, frame, memory, tight_unix, unix
-from test_cancellation import own_tasks
 
 from trio_bytetalk import (
     ClientConnected,
