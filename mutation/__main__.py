@@ -308,7 +308,7 @@ def try_all(path: Path, mutants: list[Mutant], jobs: int) -> list[int]:
         run_pytest(path, Run(known, everything, profile))
         os._exit(KILLED)  # not even collected
 
-    for ending, profile in ((NEEDS_IMPORT, "mutation"), (SURVIVED, "default")):
+    for ending, profile in ((NEEDS_IMPORT, "mutation"), (SURVIVED, "thorough")):
         again = [number for number, outcome in enumerate(outcomes) if outcome == ending]
         tries = [lambda n=n, p=profile: thorough(mutants[n], p) for n in again]
         for number, outcome in zip(again, in_forks(tries, jobs), strict=True):
@@ -344,9 +344,13 @@ def main() -> int:
 
     os.environ.pop("PYTEST_ADDOPTS", None)
     os.chdir(ROOT)
-    hypothesis.settings.register_profile(
-        "mutation", deadline=None, max_examples=15, derandomize=True, database=None
+    # That a test fails is enough: what its smallest example is takes long to find.
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    thorough = hypothesis.settings(
+        deadline=None, derandomize=True, database=None, phases=phases, max_examples=100
     )
+    hypothesis.settings.register_profile("thorough", thorough)
+    hypothesis.settings.register_profile("mutation", thorough, max_examples=15)
     for name in WARM:
         importlib.import_module(name)
     explained = explanations()

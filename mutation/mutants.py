@@ -189,12 +189,12 @@ def _noise(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]
         match node:
             case ast.If(test=ast.Name(id="TYPE_CHECKING")):
                 parts = [node]
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names = [ast.unparse(decorator) for decorator in node.decorator_list]
                 if "overload" in names or "typing.overload" in names:
                     parts = [*node.decorator_list, node]
                 else:
-                    parts = [node.returns]
+                    parts = [getattr(node, "returns", None)]
                     parts += [
                         decorator
                         for decorator, name in zip(node.decorator_list, names, strict=True)

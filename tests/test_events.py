@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, get_args
 
@@ -873,3 +874,56 @@ async def test_events_that_were_not_taken_before_closing_are_gone(count: int) ->
         for number in range(count):
             await deliver(number, emitter._flat_listeners())  # without a checkpoint
         events.close()
+
+
+async def test_as_many_events_wait_as_the_default_says() -> None:
+    emitter = EventEmitter[int]()
+    async with emitter.subscribe(overflow="drop_newest") as events:
+        for number in range(1030):
+            await emitter.emit(number)
+        assert drain(events) == list(range(1024))
+        assert events.dropped == 6
+
+
+async def test_iterating_lets_go_an_emitting_task_for_each_event_that_is_taken() -> None:
+    emitter = EventEmitter[int]()
+    emitted = []
+
+    async def emit(number: int) -> None:
+        await emitter.emit(number)
+        emitted.append(number)
+
+    async with emitter.subscribe(buffer_size=3) as events, trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(emit, number)
+            await trio.testing.wait_all_tasks_blocked()
+        for taken in range(3):
+            assert emitted == list(range(3 + taken))
+            assert await anext(events) == taken
+            await trio.testing.wait_all_tasks_blocked()
+        assert emitted == list(range(6))
+
+
+async def test_events_that_were_in_the_subscribers_hands_are_gone_when_it_closes() -> None:
+    emitter = EventEmitter[int]()
+    events = emitter.subscribe()
+    await emitter.emit(1)
+    await emitter.emit(2)
+    assert await events.receive() == 1
+    events.close()
+    with pytest.raises(trio.ClosedResourceError):
+        events.receive_nowait()
+    with pytest.raises(trio.ClosedResourceError):
+        await anext(events)
+
+
+async def test_event_that_still_comes_after_the_end_is_not_heard() -> None:
+    left, right = connection_pair(LengthPrefixed())
+    events = left.message_received.subscribe()
+    async with right:
+        async with left:
+            await right.send(b"in time")
+            assert await left.receive() == b"in time"
+        # As by an emission that had begun before the connection ended.
+        await deliver(MessageReceived(left, b"late"), deque([events]))
+        assert [event.message async for event in events] == [b"in time"]
