@@ -142,3 +142,10 @@ def fuzz(session: nox.Session) -> None:
     """Coverage-guided fuzzing; ``-- SECONDS TARGET...``. Arguments go to ``python -m fuzzing``."""
     install(session, "-e", ".[fuzz]")
     session.run("python", "-m", "fuzzing", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Load on a server, with all accounted for. Arguments go to ``python -m soak``."""
+    install(session, "-e", ".")
+    session.run("python", "-m", "soak", *session.posargs)

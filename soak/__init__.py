@@ -1,0 +1,1 @@
+"""Load for as long as one likes: ``python3 noxfile.py soak``."""
