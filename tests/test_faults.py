@@ -68,6 +68,13 @@ plans = st.tuples(
 sizes = st.lists(st.sampled_from([0, 1, 5, 30, 3000, 9000]), max_size=6)
 
 
+def limits_for(*plans: Sequence[Fault]) -> dict[str, Any]:
+    """With no ``idle_timeout`` where none is needed: that is the default, and a path of its own."""
+    if any(isinstance(each, Stall) and each.seconds > LONG for plan in plans for each in plan):
+        return LIMITS
+    return {**LIMITS, "idle_timeout": None}
+
+
 def messages_of(sizes: Sequence[int]) -> list[bytes]:
     """No two alike, if they have any bytes: one that comes twice is noticed."""
     return [bytes([number + 1]) * size for number, size in enumerate(sizes)]
@@ -91,6 +98,7 @@ class Report:
 
     sent: list[bytes]
     """By its peer, to it."""
+    limits: dict[str, Any] = attrs.field(factory=LIMITS.copy)
     heard: list[bytes] = attrs.field(factory=list)
     reason: Any = None
     bytes_received: int = 0
@@ -221,7 +229,7 @@ async def served(ours: Stream, theirs: Stream, report: Report) -> None:
         if isinstance(event, ClientDisconnected):
             report.note(event.connection)
 
-    server = Server(echo, **LIMITS)
+    server = Server(echo, **report.limits)
     server.client_connected.connect(note)
     server.message_received.connect(note)
     server.client_disconnected.connect(note)
@@ -254,7 +262,7 @@ def test_a_server_whose_reading_fails_hears_all_that_came_before_and_says_why_it
 ) -> None:
     async def main() -> None:
         ours, theirs = memory()
-        report = Report(messages_of(sizes))
+        report = Report(messages_of(sizes), limits_for(receiving))
         await served(FaultyStream(ours, receiving=receiving), theirs, report)
         report.check(report.heard)
         report.check_reason(receiving, [])
@@ -274,7 +282,7 @@ def test_a_server_whose_stream_fails_both_ways_doubles_and_alters_nothing_and_sa
 ) -> None:
     async def main() -> None:
         ours, theirs = memory()
-        report = Report(messages_of(sizes))
+        report = Report(messages_of(sizes), limits_for(receiving, sending))
         faulty = FaultyStream(ours, receiving=receiving, sending=sending)
         await served(faulty, theirs, report)
         report.check(report.heard)
@@ -301,7 +309,7 @@ def test_a_server_whose_peers_stream_fails_on_a_real_socket_says_why_it_ended(
     def each(sizes: list[int], receiving: list[Fault], sending: list[Fault]) -> None:
         async def main() -> None:
             ours, theirs = make()
-            report = Report(messages_of(sizes))
+            report = Report(messages_of(sizes), limits_for(receiving, sending))
             # What the server receives is what its peer sends.
             faulty = FaultyStream(theirs, receiving=sending, sending=receiving)
             await served(ours, faulty, report)
@@ -333,7 +341,10 @@ async def used(ours: Stream, theirs: Stream, report: Report, to_send: Sequence[b
     raised: Exception = trio.EndOfChannel()
     async with theirs, trio.open_nursery() as nursery:
         nursery.start_soon(converse, theirs, report)
-        async with open_connection(ours, **LIMITS) as connection, trio.open_nursery() as sending:
+        async with (
+            open_connection(ours, **report.limits) as connection,
+            trio.open_nursery() as sending,
+        ):
 
             @sending.start_soon
             async def send() -> None:
@@ -365,7 +376,7 @@ def test_a_client_whose_reading_fails_is_told_of_it(
 ) -> None:
     async def main() -> None:
         ours, theirs = memory()
-        report = Report(messages_of(sizes))
+        report = Report(messages_of(sizes), limits_for(receiving))
         requests = messages_of(to_send)
         await used(FaultyStream(ours, receiving=receiving), theirs, report, requests)
         report.check(requests)
@@ -384,7 +395,7 @@ def test_a_client_whose_stream_fails_both_ways_is_told_of_it(
 ) -> None:
     async def main() -> None:
         ours, theirs = memory()
-        report = Report(messages_of(sizes))
+        report = Report(messages_of(sizes), limits_for(receiving, sending))
         requests = messages_of(to_send)
         faulty = FaultyStream(ours, receiving=receiving, sending=sending)
         await used(faulty, theirs, report, requests)
@@ -405,7 +416,7 @@ def test_a_client_whose_servers_stream_fails_on_a_real_socket_is_told_of_it(
     ) -> None:
         async def main() -> None:
             ours, theirs = make()
-            report = Report(messages_of(sizes))
+            report = Report(messages_of(sizes), limits_for(receiving, sending))
             requests = messages_of(to_send)
             faulty = FaultyStream(theirs, receiving=sending, sending=receiving)
             await used(ours, faulty, report, requests)

@@ -427,6 +427,16 @@ async def test_a_cancelled_read_loses_nothing(autojump_clock: trio.testing.MockC
     assert await stream.receive_some() == b"cd"
 
 
+async def test_a_cancelled_read_uses_up_no_size() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    stream = CuttingStream(theirs, sizes=[2, 3])
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await stream.receive_some()
+    await ours.send_all(b"abcdef")
+    assert [await stream.receive_some() for _ in range(3)] == [b"ab", b"cde", b"f"]
+
+
 @pytest.mark.parametrize("size", [0, -1])
 async def test_sizes_that_would_look_like_the_end_are_refused(size: int) -> None:
     stream = cutting(b"abcd", sizes=[size])

@@ -112,7 +112,6 @@ class _Direction:
     faults: deque[Fault]
     passed: int = 0
     stalled_until: float | None = None  # while a stall is under way
-    ended: bool = False
     _busy: bool = False
 
     @contextlib.contextmanager
@@ -299,12 +298,9 @@ class FaultyStream(trio.abc.HalfCloseableStream):
             raise _broken(errno.EPIPE)
 
     async def _end(self) -> None:
-        """Have the peer see the end of what is sent, once."""
-        if not self._sent.ended:
-            with self._as_told():
-                await self.stream.send_eof()
-            self._sent.ended = True
-        await trio.lowlevel.checkpoint()
+        """Have the peer see the end of what is sent; to do it again changes nothing."""
+        with self._as_told():
+            await self.stream.send_eof()
 
     async def _reset(self) -> None:
         self._was_reset = True
