@@ -338,7 +338,9 @@ def entry(mutant: Mutant) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="mutation", description=__doc__)
     parser.add_argument("modules", nargs="*", help="such as _buffer; or a floor; all without")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once")
+    # Many a mutant hangs: then its process waits for the timeout, and does nothing.
+    jobs = 2 * (os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, help="processes at once")
     options = parser.parse_args()
     modules = [module for name in options.modules or FLOORS for module in FLOORS.get(name, [name])]
 
