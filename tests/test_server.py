@@ -21,6 +21,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from conftest import Tls
 from pairs import frame, reset
 
 from trio_bytetalk import (
@@ -1061,15 +1062,21 @@ async def test_what_was_received_before_the_stop_is_handled_and_answered(
 
 
 @pytest.mark.parametrize("subscribed", [False, True])
-async def test_a_stop_under_load_loses_no_reply(nursery: trio.Nursery, subscribed: bool) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_stop_under_load_loses_no_reply(
+    nursery: trio.Nursery, tls: Tls, subscribed: bool, secure: bool
+) -> None:
     server = Server(echo)
-    port = await listen(nursery, server)
+    port = await listen(nursery, server, ssl_context=tls.server if secure else None)
+    client_tls: dict[str, Any] = {}
+    if secure:
+        client_tls = {"ssl_context": tls.client, "server_hostname": "example.org"}
     replies = 0
 
     async def load() -> None:
         nonlocal replies
         async with (
-            open_tcp_connection(LOCALHOST, port) as connection,
+            open_tcp_connection(LOCALHOST, port, **client_tls) as connection,
             trio.open_nursery() as senders,
         ):
 

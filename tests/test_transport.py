@@ -892,6 +892,42 @@ async def test_send_that_says_it_was_closed_has_sent_nothing(
 # -- closing with input that nobody has read: it must not destroy what was sent
 
 
+@pytest.mark.parametrize("undecrypted", [False, True])
+async def test_closing_tls_with_unread_input_does_not_destroy_what_was_sent(
+    connect: Connect, tls: Tls, undecrypted: bool
+) -> None:
+    ours, peers = tcp()
+    peer = trio.SSLStream(peers, tls.client, server_hostname="example.org")
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+        await peer.do_handshake()
+    await peer.send_all(frame(b"read") * 3)
+    assert await connection.receive() == b"read"
+    if (
+        undecrypted
+    ):  # more than is read at once, so that some stays with TLS, and some in the socket
+        await peer.send_all(frame(b"read") + frame(bytes(100_000)))
+        for _ in range(3):
+            assert await connection.receive() == b"read"
+    connection.send_nowait(bytes(1000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        # A clean end, which TLS would not take a reset or a mere end of the stream for.
+        assert await read_to_end(peer) == frame(bytes(1000))
+        await peer.aclose()
+
+
+async def test_closing_tls_before_its_handshake_does_not_begin_one(
+    connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = tcp()
+    connection = connect(trio.SSLStream(ours, tls.server, server_side=True), close_timeout=1)
+    await connection.aclose()
+    await peer.aclose()
+
+
 @pytest.mark.parametrize("half_closed", [False, True])
 async def test_closing_with_unread_input_does_not_destroy_what_was_sent(
     connect: Connect, half_closed: bool

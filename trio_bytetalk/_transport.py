@@ -612,9 +612,14 @@ class StreamTransport(Transport):
             self._start_pump()
 
     async def aclose(self) -> None:
+        healthy = self.error is None
         self._end()
         try:
-            await self.stream.aclose()
+            try:
+                if healthy and isinstance(self.stream, trio.SSLStream):
+                    await _prepare_closing(self.stream)
+            finally:
+                await self.stream.aclose()
         except trio.BrokenResourceError:
             pass
         except Exception:
@@ -632,6 +637,52 @@ class StreamTransport(Transport):
         await self.stream.send_all(data)
         if self.error is None:  # or the queue was cleared meanwhile
             self._taken(len(data))
+
+
+async def _prepare_closing(stream: trio.SSLStream[Any]) -> None:
+    """Have TLS's closing word sent, and received, although the peer may still be sending.
+
+    TLS cannot say it while it holds messages that nobody has taken, and none of it arrives if the
+    socket under it is closed with unread data.
+    """
+    if type(stream.transport_stream) is not trio.SocketStream:
+        return
+    with contextlib.suppress(trio.NeedHandshakeError):
+        stream.version()  # without a handshake there is nothing to be said or lost
+        stream.transport_stream = _LastWords(stream.transport_stream)
+        with contextlib.suppress(
+            _NothingMoreError, trio.BrokenResourceError, trio.BusyResourceError
+        ):
+            while await stream.receive_some():
+                pass
+
+
+class _NothingMoreError(Exception):
+    """TLS has been through all that it had received."""
+
+
+@attrs.define(eq=False)
+class _LastWords:
+    """What a TLS stream has under it while it is closed: it may send, but hears no more."""
+
+    socket: trio.SocketStream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.socket.send_all(data)
+
+    async def receive_some(self, _max_bytes: int | None = None) -> bytes:
+        raise _NothingMoreError
+
+    async def aclose(self) -> None:
+        """Close the socket, as `SocketTransport` closes its own."""
+        try:
+            with contextlib.suppress(trio.BrokenResourceError):
+                if self.socket.socket.is_readable():
+                    await self.socket.send_eof()
+                    while await self.socket.receive_some():
+                        pass
+        finally:
+            await self.socket.aclose()
 
 
 @attrs.define(eq=False)
