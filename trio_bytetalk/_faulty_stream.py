@@ -243,8 +243,7 @@ class FaultyStream(trio.abc.HalfCloseableStream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait while what is sent stalls, and then for the stream below.
 
-        Raises:
-          Exceptions as `send_all` does.
+        It raises what `send_all` does.
         """
         with self._sent.used("sending"):
             await self._meet_sending()
@@ -254,8 +253,7 @@ class FaultyStream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """Half-close, behind any stall that is due; after an `End`, that is done already.
 
-        Raises:
-          Exceptions as `send_all` does, but for an `End`.
+        It raises what `send_all` does, but for an `End`.
         """
         with self._sent.used("sending"):
             fault = await self._meet(self._sent)
