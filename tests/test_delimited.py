@@ -670,3 +670,13 @@ def test_lines_are_decoded_ahead_where_their_characters_are_single_bytes() -> No
         assert reader.decode_ahead(buffer, 2) == []
     reader.encoding = "latin-1"
     assert reader.decode_ahead(buffer, 2) == ["ÿ", "f"]
+
+
+@pytest.mark.parametrize(
+    ("data", "size"), [(b"abcdef\n", "6 bytes;"), (b"abcdef", "6 bytes or more;")]
+)
+def test_error_tells_a_long_line_from_one_that_is_still_arriving(data: bytes, size: str) -> None:
+    buffer = ReceiveBuffer()
+    buffer.feed(data)
+    with pytest.raises(MessageTooLargeError, match=f"^the peer sent a line of {size}"):
+        Lines(max_size=3).reader().decode(buffer)
