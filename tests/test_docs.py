@@ -202,7 +202,11 @@ def test_the_reference_has_every_public_name() -> None:
     for page in (ROOT / "docs" / "source" / "reference").glob("*.rst"):
         text = page.read_text(encoding="utf-8")
         documented |= set(
-            re.findall(r"^\.\. auto(?:class|data|exception|function):: (\w+)", text, re.MULTILINE)
+            re.findall(
+                r"^\.\. (?:autoclass|autodata|autoexception|autofunction|data):: (\w+)",
+                text,
+                re.MULTILINE,
+            )
         )
     assert documented == {*trio_bytetalk.__all__, *trio_bytetalk.testing.__all__}
 
