@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import doctest
 import functools
+import importlib.util
 import inspect
 import math
 import re
@@ -24,6 +25,7 @@ import textwrap
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -232,3 +234,35 @@ def test_the_tables_of_limits_have_every_setting_with_its_default() -> None:
         setting: "None" if default in (None, math.inf) else str(default)
         for setting, default in defaults.items()
     }
+
+
+def architecture() -> ModuleType:
+    """The script that draws the architecture page's picture."""
+    path = ROOT / "docs" / "draw_architecture.py"
+    spec = importlib.util.spec_from_file_location("draw_architecture", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_of_the_architecture_is_of_today() -> None:
+    drawing = architecture()
+    assert drawing.PICTURE.read_text(encoding="utf-8") == drawing.picture(), (
+        "draw it again: python docs/draw_architecture.py"
+    )
+
+
+def test_no_floor_imports_from_one_above_it() -> None:
+    drawing = architecture()
+    arrows = drawing.arrows(drawing.floors())
+    assert arrows
+    assert {(floor, other) for floor, other in arrows if floor < other} == set()
+
+
+def test_the_promises_name_test_modules_that_exist() -> None:
+    page = (ROOT / "docs" / "source" / "promises.rst").read_text(encoding="utf-8")
+    named = set(re.findall(r"``(test_\w+\.py)``", page))
+    assert named
+    assert {name for name in named if not (ROOT / "tests" / name).exists()} == set()

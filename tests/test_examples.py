@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -556,3 +557,64 @@ async def test_typed_messages_are_checked_and_wrong_ones_answered() -> None:
         assert refusal.startswith('{"type":"refusal","reason":"')
         assert where in refusal
     assert good_again == '{"type":"receipt","number":3,"total":49.0}'
+
+
+# -- socket_activation.py
+
+
+AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@asynccontextmanager
+async def activated(listening: socket.socket) -> AsyncIterator[Example]:
+    """Run socket_activation.py as systemd would, with ``listening`` as its descriptor 3."""
+    with tempfile.TemporaryFile() as errors, trio.fail_after(PATIENCE):
+        process = await trio.lowlevel.open_process(
+            [
+                *(sys.executable, "-c", AS_SYSTEMD, str(listening.fileno())),
+                *command("socket_activation.py"),
+            ],
+            env=ENVIRONMENT,
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert process.stdio is not None
+        try:
+            async with open_connection(process.stdio, codec=Lines()) as output:
+                example = Example(process, output, errors)
+                assert await example.line() == "echo server on 1 inherited sockets"
+                yield example
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def test_a_restart_on_an_inherited_socket_refuses_no_one() -> None:
+    with socket.create_server((HOST, 0)) as listening:
+        port = listening.getsockname()[1]
+        async with activated(listening) as old:
+            async with open_tcp_connection(HOST, port) as connection:
+                await connection.send(b"to the old one")
+                assert await connection.receive() == b"to the old one"
+            outcome = await old.stop(signal.SIGTERM)
+        assert outcome == Outcome(0, [], STOPPING[signal.SIGTERM])
+        async with open_tcp_connection(HOST, port) as connection:  # nobody serves it yet
+            await connection.send(b"to whoever comes")
+            async with activated(listening) as new:
+                assert await connection.receive() == b"to whoever comes"
+                outcome = await new.stop(signal.SIGTERM)
+        assert outcome == Outcome(0, [], STOPPING[signal.SIGTERM])
+
+
+async def test_without_inherited_sockets_it_says_so() -> None:
+    outcome = await run("socket_activation.py")
+    line = "no listening sockets were handed over (LISTEN_PID and LISTEN_FDS)\n"
+    assert outcome == Outcome(1, [], line)
