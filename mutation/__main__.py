@@ -50,9 +50,13 @@ FLOORS = {
     "connection": ["_connection", "_limits"],
 }
 
-# How a test process ends. Any other way, such as a signal, is noticed as well.
+# How a test process ends: only a test that fails, or a module that cannot be imported, has noticed
+# the mutant. A process that breaks in any other way says nothing of the tests.
 KILLED, SURVIVED, NEEDS_IMPORT, BROKEN = 10, 11, 12, 13
 TIMED_OUT = 1  # faulthandler's
+
+# For how many seconds the package may be imported, and tests collected.
+IMPORT_PATIENCE = 60
 
 # What is imported before the first fork, for the tests import it. Nothing of the package.
 WARM = ["trio.testing", "hypothesis.stateful", "trustme", "msgspec", "unittest.mock"]
@@ -77,6 +81,10 @@ class Run:
 
     def pytest_collection(self) -> None:
         hypothesis.settings.load_profile(self.profile)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            os._exit(KILLED)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -251,9 +259,8 @@ def _child(job: Callable[[], object], scratch: Path) -> NoReturn:
     os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.tempdir = str(own)
     try:
         job()
-    except BaseException:  # noqa: BLE001 # the fork must not return into its parent's loop
-        os._exit(KILLED)
-    os._exit(BROKEN)
+    finally:
+        os._exit(BROKEN)  # whatever was raised, the fork must not return into its parent's loop
 
 
 def in_fork(job: Callable[[], Any]) -> Any:
@@ -305,8 +312,17 @@ def try_all(path: Path, mutants: list[Mutant], jobs: int) -> list[int]:
 
     def thorough(mutant: Mutant, profile: str) -> None:
         sys.meta_path.insert(0, Importer(path, mutant.source))
+        faulthandler.dump_traceback_later(IMPORT_PATIENCE, exit=True, file=2)  # until a test begins
+        try:
+            importlib.import_module("trio_bytetalk.testing")
+        except Exception:  # noqa: BLE001 # whatever it is, every test would notice
+            os._exit(KILLED)
         run_pytest(path, Run(known, everything, profile))
-        os._exit(KILLED)  # not even collected
+
+    source = path.read_text(encoding="utf-8")
+    original = Mutant(path.stem, "", "", "", "none", range(0), source)
+    if in_forks([lambda: thorough(original, "mutation")], 1) != [SURVIVED]:
+        raise RuntimeError(f"the tests of {path.stem} notice a mutant that is none")
 
     for ending, profile in ((NEEDS_IMPORT, "mutation"), (SURVIVED, "thorough")):
         again = [number for number, outcome in enumerate(outcomes) if outcome == ending]
@@ -368,20 +384,23 @@ def main() -> int:
             if outcome == SURVIVED:
                 kind = "explained" if mutant.key in explained else "open"
             else:
-                kind = "timed out" if outcome == TIMED_OUT else "killed"
+                # A mutant that ends the whole process, by a signal, is noticed by that.
+                noticed = {KILLED: "killed", TIMED_OUT: "timed out"}
+                kind = noticed.get(outcome, "killed" if outcome < 0 else "broken")
             counts[kind] += 1
-            if kind == "open":
+            if kind in ("open", "broken"):
+                print(f"# {kind}")
                 print(*entry(mutant), sep="\n")
         report(module, counts, time.monotonic() - started)
         total += counts
     report("all", total)
     for key in sorted(stale):
         print(f"explained.toml explains what is no mutant any more: {key}")
-    return 1 if total["open"] or stale else 0
+    return 1 if total["open"] or total["broken"] or stale else 0
 
 
 def report(name: str, counts: collections.Counter[str], seconds: float | None = None) -> None:
-    kinds = ("mutants", "killed", "timed out", "explained", "open")
+    kinds = ("mutants", "killed", "timed out", "explained", "open", "broken")
     numbers = ", ".join(f"{counts[kind]} {kind}" for kind in kinds)
     print(f"# {name}: {numbers}" + (f" ({seconds:.0f} s)" if seconds else ""), flush=True)
 
