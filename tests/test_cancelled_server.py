@@ -248,7 +248,9 @@ async def test_a_server_cancelled_anywhere_tells_all_and_leaves_nothing(
         watched.check(clients, orderly=victim == "conversation" or not canceller.fired)
         assert not path.exists()
 
-    assert await cancelled_everywhere_leaving_nothing(moment, scenario) > 1
+    steps = await cancelled_everywhere_leaving_nothing(moment, scenario)
+    # A conversation in hooks may find all of its messages there at once, and never wait.
+    assert steps > 1 or (victim, kind) == ("conversation", "hooks")
 
 
 @pytest.mark.parametrize("secure", [False, True])

@@ -11,7 +11,7 @@ import pytest
 import trio
 from peering import HOST, PATIENCE, python_package, speaks
 from peering import running as running_peer
-from test_examples import EXAMPLES, Outcome, running
+from test_examples import EXAMPLES, STOPPING, Outcome, running
 
 from trio_bytetalk import Codec, EncodeError
 from trio_bytetalk.testing import check_codec
@@ -27,7 +27,7 @@ async def test_paho_clients_at_the_example_broker() -> None:
             async with running_peer("paho_peer.py", broker.port) as peer:
                 assert [line async for line in peer] == []
             outcome = await broker.stop(signal.SIGTERM)
-    assert outcome == Outcome(0, [], "")
+    assert outcome == Outcome(0, [], STOPPING[signal.SIGTERM])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,8 @@ async def test_the_example_broker_sends_away_who_breaks_the_rules(
         outcome = await broker.stop(signal.SIGTERM)
     assert received == CONNACK
     assert outcome.code == 0
-    assert complaint in outcome.errors.splitlines()[-1]
+    assert outcome.errors.endswith("\n" + STOPPING[signal.SIGTERM])
+    assert complaint in outcome.errors.splitlines()[-2]
 
 
 async def test_the_example_broker_refuses_another_version() -> None:
@@ -70,7 +71,7 @@ async def test_the_example_broker_refuses_another_version() -> None:
             assert await stream.receive_some() == bytes.fromhex("20 02 0001")
             assert await stream.receive_some() == b""
         outcome = await broker.stop(signal.SIGTERM)
-    assert outcome == Outcome(0, [], "")
+    assert outcome == Outcome(0, [], STOPPING[signal.SIGTERM])
 
 
 def mqtt() -> Codec[Any, Any]:
