@@ -530,3 +530,23 @@ def test_reader_decodes_ahead_if_the_class_that_decodes_it_can() -> None:
     assert ahead_reader(derived) is derived
     assert ahead_reader(Overriding(4, "big", 100)) is None
     assert ahead_reader(TaggedCodec().reader()) is None
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    frames: Any = LengthPrefixed()
+    for typed in (frames.json, frames.msgpack):
+        assert typed(int) == typed(int, send=int)
+        assert typed(int) != typed(int, send=str)
+        assert typed(int, send=str) == typed(int, send=str)
+    assert frames.compressed() == frames.compressed("zlib", level=6, max_size=1_048_576)
+
+
+@pytest.mark.parametrize(
+    ("base", "method"),
+    [(Reader, "decode"), (Writer, "encode"), (Codec, "reader"), (Codec, "writer")],
+)
+def test_what_a_protocol_must_have_is_asked_for_when_it_is_made(base: Any, method: str) -> None:
+    with pytest.raises(TypeError, match=f"abstract.*{method}"):
+        type(
+            "Incomplete", (base,), {name: None for name in ("reader", "writer") if name != method}
+        )()

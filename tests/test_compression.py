@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import random
 import sys
 import tracemalloc
 import zlib
@@ -383,3 +384,14 @@ def test_the_default_is_zlib_and_a_mebibyte() -> None:
 def test_text_cannot_be_compressed_so_it_says_what_it_got() -> None:
     with pytest.raises(EncodeError, match="Lines sends str, not bytes"):
         Lines().compressed().writer().encode(b"x")  # type: ignore[misc]  # which is the mistake
+
+
+@METHOD
+def test_a_peer_may_refer_back_as_far_as_the_method_allows(method: Method) -> None:
+    """RFC 1951, 3.2.5: 32 KiB. A peer that does would not be understood with a smaller window."""
+    far = random.Random(6).randbytes(32_000)
+    payload = compress(method, far + far)
+    assert len(payload) < 40_000  # or it was not referred back to
+    assert decode_one(LengthPrefixed().compressed(method), payload) == far + far
+    written = joined(LengthPrefixed().compressed(method).writer().encode(far + far))
+    assert len(written) < 40_000
