@@ -159,8 +159,13 @@ def test_ctrl_c_while_no_server_is_running_is_a_keyboard_interrupt() -> None:
             signal.raise_signal(signal.SIGINT)
             raise AssertionError
 
-    with pytest.raises(KeyboardInterrupt):
-        trio.run(main)
+    # A shell has what it starts in the background ignore it, and then so does Trio.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trio.run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def test_a_signal_after_the_servers_have_stopped_for_one_is_harmless(
