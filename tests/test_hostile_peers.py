@@ -227,6 +227,7 @@ async def never_reads(site: Site) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             while True:
                 await stream.send_all(frame(bytes(10_000)))
+                check_queues(site.server, 10_000)
 
 
 def hears_broadcasts(when_full: Any) -> Callable[[Site], Awaitable[None]]:
