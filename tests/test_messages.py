@@ -1151,3 +1151,18 @@ async def test_last_message_that_is_not_valid_is_followed_by_a_clean_end() -> No
             await connection.receive()
         with pytest.raises(trio.EndOfChannel):
             await connection.receive()
+
+
+class TextOut(Codec[str, bytes]):
+    """What it sends is text, and what it receives is not."""
+
+    def reader(self) -> Reader[bytes]:
+        return Delimited(b"\n").reader()
+
+    def writer(self) -> Writer[str]:
+        return Lines().writer()
+
+
+def test_json_is_of_the_type_that_the_codec_sends_and_not_of_what_it_receives() -> None:
+    encode = TextOut().json(int, text=None).writer().encode
+    assert joined(encode(7)) == joined(Lines().writer().encode("7"))

@@ -335,3 +335,11 @@ def test_the_default_is_a_mebibyte() -> None:
     assert VarintPrefixed() == VarintPrefixed(max_size=1_048_576)
     assert hash(VarintPrefixed()) == hash(VarintPrefixed(2**20))
     assert VarintPrefixed().reader().max_size == VarintPrefixed().writer().max_size == 2**20
+
+
+@pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 129, 255, 256, 16_383, 16_384])
+@pytest.mark.parametrize("filling", [b"\0", b"\1", b"\x7f", b"\x80", b"\xff"])
+def test_many_messages_in_one_chunk_are_told_apart(length: int, filling: bytes) -> None:
+    message = length * filling
+    stream = 5 * (varint(length) + message)
+    assert read_all(VarintPrefixed().reader(), [stream]) == Outcome(5 * [message])
