@@ -24,12 +24,20 @@ from trio_bytetalk import (
     MessageTooLargeError,
     ProtocolError,
     ReceiveBuffer,
+    _length_prefixed,
 )
 from trio_bytetalk.testing import connection_pair
 
 ByteOrder = Literal["big", "little"]
 SIZES = st.integers(1, 8)
 BYTE_ORDERS: st.SearchStrategy[ByteOrder] = st.sampled_from(["big", "little"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_made_before() -> None:
+    """What the module keeps for all connections may come from the tests of other modules."""
+    _length_prefixed._unpacker.cache_clear()
+    _length_prefixed._small_headers.cache_clear()
 
 
 def frame(codec: LengthPrefixed, message: bytes) -> bytes:
