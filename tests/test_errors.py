@@ -26,10 +26,11 @@ from trio_bytetalk import (
     ProtocolError,
     Reader,
     ReceiveBuffer,
+    Server,
     open_connection,
 )
 from trio_bytetalk._errors import one_line
-from trio_bytetalk.testing import connection_pair
+from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 EXCEPTIONS: list[type[Exception]] = [
     public
@@ -164,3 +165,26 @@ async def test_connection_lives_on_after_a_message_that_cannot_be_encoded() -> N
         await left.send("one line")
         assert await right.receive() == "one line"
         assert left.statistics().messages_sent == 1
+
+
+async def test_an_error_that_fails_to_say_what_it_is_ends_its_connection_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class SpeechlessError(ProtocolError):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    async def handler(connection: Connection[bytes, bytes]) -> None:
+        if await connection.receive() == b"bad":
+            raise SpeechlessError
+        await connection.send(b"good")
+
+    server = Server(handler)
+    async with open_memory_connection(server) as good:
+        async with open_memory_connection(server) as bad:
+            await bad.send(b"bad")
+            with pytest.raises(trio.EndOfChannel):
+                await bad.receive()
+        await good.send(b"hello")
+        assert await good.receive() == b"good"
+    assert "SpeechlessError, whose words could not be had" in caplog.text

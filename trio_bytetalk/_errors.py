@@ -21,7 +21,11 @@ def one_line(text: str, most: int) -> str:
 
 def in_words(error: object, most: int) -> str:
     """What an error says, or is if it says nothing, as one printable line."""
-    return one_line(str(error) or repr(error), most)
+    try:
+        text = str(error) or repr(error)
+    except Exception:  # noqa: BLE001 - a user's own error may fail at this, too: the server lives on
+        text = f"{type(error).__name__}, whose words could not be had"
+    return one_line(text, most)
 
 
 class BytetalkError(Exception):
