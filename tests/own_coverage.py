@@ -1,6 +1,7 @@
 """After the tests: does each module's own test module cover it, without help from the others?
 
-``trio_bytetalk/_x.py`` belongs to ``tests/test_x.py``. The tests must have been run with
+``trio_bytetalk/_x.py`` belongs to ``tests/test_x.py``, and ``trio_bytetalk/_p/x.py`` to
+``tests/test_p_x.py``. The tests must have been run with
 ``--cov --cov-context=test``, which notes for each line and branch the tests that went there. What
 runs at import, such as ``def`` itself, belongs to none of them and counts for all.
 """
@@ -20,10 +21,12 @@ ROOT = Path(__file__).parent.parent
 def main() -> int:
     measured = coverage.Coverage(config_file=str(ROOT / "pyproject.toml"))
     measured.load()
-    modules = sorted((ROOT / "trio_bytetalk").glob("*.py"))
+    package = ROOT / "trio_bytetalk"
+    modules = sorted(package.rglob("*.py"))
     incomplete = 0
     for module in modules:
-        tests = f"tests/test_{module.stem.strip('_')}.py"
+        path = module.relative_to(package).with_suffix("").parts
+        tests = f"tests/test_{'_'.join(name.strip('_') for name in path)}.py"
         report = io.StringIO()
         covered = measured.report(
             file=report,

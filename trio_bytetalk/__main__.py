@@ -1,0 +1,27 @@
+"""The command-line program ``bytetalk``, and ``python -m trio_bytetalk``."""
+
+from __future__ import annotations
+
+import sys
+
+_EXTRA = frozenset({"click", "prompt_toolkit", "rich"})
+
+
+def main() -> None:
+    """Run the program; without the extra that it needs, say how to have it."""
+    try:
+        from ._cli.main import program
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        print(
+            f"bytetalk needs {error.name}, which is not installed: "
+            "pip install 'trio-bytetalk[cli]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    program.main(prog_name="bytetalk")
+
+
+if __name__ == "__main__":
+    main()

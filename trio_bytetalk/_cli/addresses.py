@@ -1,0 +1,126 @@
+"""Addresses on the command line: ports, hosts with ports, and paths of Unix sockets."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Unpack
+
+import attrs
+import click
+
+from .._client import open_tcp_connection, open_unix_connection
+from .._codec import Codec
+from .._connection import Connection
+from .._limits import LimitOptions
+
+_TCP = re.compile(r"(?:(?:\[(?P<ipv6>[^][]*)\]|(?P<host>[^:/\s]*)):)?(?P<port>[0-9]+)", re.ASCII)
+
+GRAMMAR = "HOST:PORT, [IPV6]:PORT, :PORT, PORT, unix:PATH, or a path with a slash in it"
+
+
+@attrs.frozen
+class Address:
+    """Where a server is: a host and a port, or the path of a Unix socket.
+
+    Args:
+      host: A name or an address; None stands for the machine itself, and for all its addresses
+          where it is listened on.
+      port: 0 to 65535; 0, which a client cannot connect to, has the system choose one.
+      path: Of a Unix socket; then there is neither host nor port.
+    """
+
+    host: str | None = None
+    port: int = 0
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = "" if self.host is None else self.host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """What `GRAMMAR` says.
+
+    Raises:
+      ValueError: for anything else; on one line.
+    """
+    if text.startswith("unix:") or "/" in text:
+        path = text.removeprefix("unix:")
+        if not path:
+            raise ValueError("a path must stand behind 'unix:'")
+        return Address(path=path)
+    match = _TCP.fullmatch(text)
+    if match is None:
+        hint = ""
+        if text.count(":") > 1:
+            hint = "; an IPv6 address stands in brackets, as in [::1]:5555"
+        elif text:
+            hint = f"; with a port, for example {text.partition(':')[0]}:5555"
+        raise ValueError(f"an address is {GRAMMAR}, not {text!r}{hint}")
+    if int(match["port"]) > 65535:
+        raise ValueError(f"a port is 0 to 65535, not {match['port']}")
+    return Address(match["ipv6"] or match["host"] or None, int(match["port"]))
+
+
+def name_of(address: Any) -> str:
+    """An address as the `socket` module gives it, in this grammar."""
+    if isinstance(address, tuple):
+        return str(Address(*address[:2]))
+    if isinstance(address, bytes):  # of an abstract Unix socket
+        address = repr(address)
+    return f"unix:{address}" if address else "unix"
+
+
+class AddressType(click.ParamType[Address]):
+    """An `Address` as a parameter of a command."""
+
+    name = "address"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        if isinstance(value, Address):
+            return value
+        try:
+            return parse_address(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+ADDRESS = AddressType()
+
+
+def open_connection(
+    address: Address,
+    codec: Codec[Any, Any],
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    **limits: Unpack[LimitOptions],
+) -> AbstractAsyncContextManager[Connection[Any, Any]]:
+    """Connect to an address: ``async with open_connection(address, codec) as connection:``.
+
+    The arguments, and what is raised, are as for `open_tcp_connection`; a host that is not given
+    is localhost.
+    """
+    if ssl_context is not None and server_hostname is None:
+        server_hostname = address.host or "localhost"
+    if address.path is not None:
+        return open_unix_connection(
+            address.path,
+            codec=codec,
+            ssl_context=ssl_context,
+            server_hostname=server_hostname,
+            **limits,
+        )
+    return open_tcp_connection(
+        address.host or "localhost",
+        address.port,
+        codec=codec,
+        ssl_context=ssl_context,
+        server_hostname=server_hostname,
+        **limits,
+    )

@@ -1,0 +1,95 @@
+"""How a command ends: its exit code, and the one line that says what went wrong."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, TypeVar, TypeVarTuple
+
+import click
+import trio
+
+from .._errors import BytetalkError, in_words
+
+DEBUG_VARIABLE: Final = "BYTETALK_DEBUG"
+
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+
+EXIT_CODES: Final = (
+    "Exit codes: 0, all went well; 1, the connection or the peer failed, or was refused; "
+    "2, the command line is wrong; 130, interrupted."
+)
+
+# How much of an error is shown; what a peer sent may be a part of it.
+_SHOWN: Final = 500
+
+# What is no mistake of the program's.
+_EXPECTED: Final = (
+    OSError,
+    BytetalkError,
+    trio.BrokenResourceError,
+    trio.EndOfChannel,
+    click.ClickException,
+)
+
+_ResultT = TypeVar("_ResultT")
+_ArgsT = TypeVarTuple("_ArgsT")
+
+
+class Failure(click.ClickException):
+    """Ends the program with exit code 1 and one line on stderr."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(in_words(error, _SHOWN) + _advice(error))
+
+
+def run(function: Callable[[*_ArgsT], Awaitable[_ResultT]], *args: *_ArgsT) -> _ResultT:
+    """`trio.run`, whose errors become one line and an exit code.
+
+    With ``--debug``, or the variable BYTETALK_DEBUG, the traceback comes before the line.
+
+    Raises:
+      click.ClickException: for what is not the program's mistake.
+      SystemExit: with 130, if it was interrupted.
+      BrokenPipeError: if nobody reads the output any more; click ends the program quietly.
+    """
+    try:
+        return trio.run(function, *args)
+    except BaseException as error:
+        leaves = list(_leaves(error))
+        if all(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+            sys.exit(INTERRUPTED)
+        if not all(isinstance(leaf, _EXPECTED) for leaf in leaves):
+            raise
+        if _is_debugging():
+            sys.excepthook(type(error), error, error.__traceback__)
+        for leaf in leaves:
+            if isinstance(leaf, click.ClickException | BrokenPipeError):
+                raise leaf from None
+        raise Failure(leaves[0]) from None
+
+
+def _is_debugging() -> bool:
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and ctx.find_root().obj is True
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about an error, where that is known."""
+    causes: BaseException | None = error
+    while causes is not None:
+        if isinstance(causes, ssl.SSLCertVerificationError):
+            return " (give its authority with --tls-ca FILE, or do not check with --tls-insecure)"
+        if isinstance(causes, ConnectionRefusedError):
+            return " (is the server running?)"
+        causes = causes.__cause__ or causes.__context__
+    return ""

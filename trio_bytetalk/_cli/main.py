@@ -1,0 +1,81 @@
+"""The program: what all commands have in common, and where each is found."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
+
+from .. import __version__
+from . import failures
+from .codecs import overview
+
+# A command ``x`` is ``command`` in the module ``_cli/x.py``, which is imported when it is needed.
+COMMANDS: tuple[str, ...] = ()
+
+
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+
+
+class Program(click.Group):
+    """A group whose commands stand in modules of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            module = importlib.import_module(f"{__package__}.{cmd_name}")
+            command: click.Command = module.command
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=failures.EXIT_CODES,
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.option(
+    "--debug",
+    is_flag=True,
+    envvar=failures.DEBUG_VARIABLE,
+    help="Show the traceback of an error, which otherwise is one line.  "
+    f"[env: {failures.DEBUG_VARIABLE}]",
+)
+@click.pass_context
+def program(ctx: click.Context, debug: bool) -> None:
+    """Servers and clients that exchange messages, from the command line.
+
+    \b
+    A server that sends back what it receives, on port 5555:
+      bytetalk serve echo
+    The codecs, which say how messages are framed:
+      bytetalk codecs
+    """
+    ctx.obj = debug
+
+
+@program.command()
+def codecs() -> None:
+    """List the codecs and their settings."""
+    click.echo(overview())
+
+
+@program.command()
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the script that has a shell complete commands, options and codecs.
+
+    \b
+    In ~/.bashrc:
+      eval "$(bytetalk completion bash)"
+    In ~/.zshrc:
+      eval "$(bytetalk completion zsh)"
+    In ~/.config/fish/completions/bytetalk.fish:
+      bytetalk completion fish | source
+    """
+    click.echo(_SHELLS[shell](program, {}, "bytetalk", "_BYTETALK_COMPLETE").source())

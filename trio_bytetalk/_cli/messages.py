@@ -1,0 +1,110 @@
+"""Messages to and from text: how they are shown, and how typed lines become messages."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from .._codec import Buffer, Codec
+from .._fixed_size import Structs
+from .._messages import Typed, sends_text
+from .escapes import printable, unescaped
+
+# So many bytes on a line of a hex dump, as xxd and Wireshark have it.
+_DUMP_WIDTH: Final = 16
+
+# Characters that text has beside the printable ones.
+_TEXT_CONTROLS: Final = str.maketrans("", "", "\t\n\r")
+
+
+class Kind(enum.Enum):
+    """What a codec's messages are, to someone who types them."""
+
+    TEXT = "text, as it is typed"
+    BYTES = r"bytes: text, with \xNN, \n, \r, \t, \0 and \\ for what cannot be typed"
+    VALUES = "JSON"
+
+
+def kind_of(codec: Codec[Any, Any]) -> Kind:
+    """What the codec sends, as its class declares; `Kind.VALUES` if that is neither text nor bytes.
+
+    So what a codec of the user's sends is declared by its class: ``Codec[str, ...]``.
+    """
+    if isinstance(codec, Typed | Structs):
+        return Kind.VALUES
+    try:
+        return Kind.TEXT if sends_text(codec) else Kind.BYTES
+    except TypeError:
+        return Kind.VALUES
+
+
+def parse_message(line: str, codec: Codec[Any, Any]) -> Any:
+    """The message that a typed line, without its newline, stands for.
+
+    Raises:
+      ValueError: if it stands for none; on one line.
+    """
+    kind = kind_of(codec)
+    if kind is Kind.TEXT:
+        return line
+    if kind is Kind.BYTES:
+        return unescaped(line)
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"this codec's messages are typed as JSON: {error}") from None
+    if isinstance(codec, Structs):
+        return _record(value)
+    return value
+
+
+def _record(value: Any) -> tuple[Any, ...]:
+    """The tuple for a JSON list, whose strings stand for bytes."""
+    if not isinstance(value, list):
+        raise ValueError("a record is typed as a JSON list, such as [1, 2]")
+    return tuple(unescaped(each) if isinstance(each, str) else each for each in value)
+
+
+def parse_hex(line: str) -> bytes:
+    """The bytes of hex digits, with spaces or colons between bytes if wanted.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    try:
+        return bytes.fromhex(line.replace(":", " "))
+    except ValueError:
+        raise ValueError(f"two hex digits for each byte were expected, not {line!r}") from None
+
+
+def show(message: Any) -> str:
+    """A message on one line, safe for a terminal: text with escapes, hex, or JSON."""
+    if isinstance(message, str):
+        return printable(message)
+    if isinstance(message, bytes | bytearray | memoryview):
+        text = text_of(message)
+        return bytes(message).hex(" ") if text is None else printable(text.replace("\\", "\\\\"))
+    try:
+        return printable(json.dumps(message, ensure_ascii=False, default=repr))
+    except (TypeError, ValueError):  # of other keys, or within itself
+        return printable(repr(message))
+
+
+def text_of(data: Buffer) -> str | None:
+    """What ``data`` says, if it is text in UTF-8 without control characters; newlines are fine."""
+    try:
+        text = str(data, "utf-8")
+    except UnicodeDecodeError:
+        return None
+    return text if text.translate(_TEXT_CONTROLS).isprintable() else None
+
+
+def hex_dump(data: Buffer) -> Iterator[str]:
+    """Lines of offset, hex and ASCII, as by ``xxd`` or ``hexdump -C``."""
+    data = bytes(data)
+    for offset in range(0, len(data), _DUMP_WIDTH):
+        row = data[offset : offset + _DUMP_WIDTH]
+        ascii_only = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        yield f"{offset:08x}  {row.hex(' '):<{3 * _DUMP_WIDTH}} |{ascii_only}|"
