@@ -76,7 +76,10 @@ def running(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def arrows(house: list[Floor]) -> dict[tuple[int, int], int]:
-    """From which floor to which other there are imports, and how many."""
+    """From which floor to which other there are imports, and how many.
+
+    A sub-package counts once for each floor: more of the same in it changes no picture.
+    """
     where = {
         module.removesuffix(".py").rstrip("/"): n
         for n, floor in enumerate(house)
@@ -85,10 +88,10 @@ def arrows(house: list[Floor]) -> dict[tuple[int, int], int]:
     counts: dict[tuple[int, int], int] = {}
     for number, floor in enumerate(house):
         for module in floor.modules:
-            for other in imports(module):
-                if other in where and where[other] != number:
-                    pair = (number, where[other])
-                    counts[pair] = counts.get(pair, 0) + 1
+            below = [where[other] for other in imports(module) if other in where]
+            for other in set(below) if module.endswith("/") else below:
+                if other != number:
+                    counts[number, other] = counts.get((number, other), 0) + 1
     return counts
 
 

@@ -217,8 +217,10 @@ def test_the_architecture_page_has_every_module() -> None:
     page = (ROOT / "docs" / "source" / "explanation" / "architecture.rst").read_text(
         encoding="utf-8"
     )
-    modules = {path.name for path in (ROOT / "trio_bytetalk").glob("*.py")} - {"__init__.py"}
-    assert modules == set(re.findall(r"``(\w+\.py)``", page))
+    package = ROOT / "trio_bytetalk"
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    packages = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert modules | packages == set(re.findall(r"``(\w+\.py|\w+/)``", page))
 
 
 def test_the_tables_of_limits_have_every_setting_with_its_default() -> None:
