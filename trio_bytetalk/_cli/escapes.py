@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+from .._codec import Buffer
+
 _SHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "0": "\0"}
+_LONG = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|(.?))", re.DOTALL)
 
 
@@ -14,10 +17,13 @@ def unescaped(text: str) -> bytes:
     Raises:
       ValueError: for an escape other than ``\\``, ``\n``, ``\r``, ``\t``, ``\0`` and ``\xNN``.
     """
+    # Surrogates are what Python has for bytes of the outside that are not UTF-8.
+    if "\\" not in text:
+        return text.encode("utf-8", "surrogateescape")
     pieces = []
     end = 0
     for match in _ESCAPE.finditer(text):
-        pieces.append(text[end : match.start()].encode())
+        pieces.append(text[end : match.start()].encode("utf-8", "surrogateescape"))
         end = match.end()
         if match[1] is not None:
             pieces.append(bytes.fromhex(match[1]))
@@ -27,8 +33,24 @@ def unescaped(text: str) -> bytes:
             raise ValueError(
                 rf"{match[0]} is no escape; these are: \\, \n, \r, \t, \0 and \xNN (two hex digits)"
             )
-    pieces.append(text[end:].encode())
+    pieces.append(text[end:].encode("utf-8", "surrogateescape"))
     return b"".join(pieces)
+
+
+def escaped(data: Buffer) -> str:
+    """What stands for ``data`` to `unescaped`: printable text as it is, the rest with escapes."""
+    text = str(data, "utf-8", "surrogateescape")
+    if "\\" not in text and text.isprintable():
+        return text
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character in _LONG:
+        return _LONG[character]
+    if character.isprintable():
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 def printable(text: str) -> str:

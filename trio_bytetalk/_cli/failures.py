@@ -10,7 +10,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import click
 import trio
 
-from .._errors import BytetalkError, in_words
+from .._errors import BytetalkError, ProtocolError, in_words
 
 DEBUG_VARIABLE: Final = "BYTETALK_DEBUG"
 
@@ -18,7 +18,7 @@ INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
 EXIT_CODES: Final = (
     "Exit codes: 0, all went well; 1, the connection or the peer failed, or was refused; "
-    "2, the command line is wrong; 130, interrupted."
+    "2, the command line or the input is wrong; 130, interrupted."
 )
 
 # How much of an error is shown; what a peer sent may be a part of it.
@@ -91,5 +91,7 @@ def _advice(error: BaseException) -> str:
             return " (give its authority with --tls-ca FILE, or do not check with --tls-insecure)"
         if isinstance(causes, ConnectionRefusedError):
             return " (is the server running?)"
+        if isinstance(causes, ProtocolError):
+            return " (is --codec the one that the server uses?)"
         causes = causes.__cause__ or causes.__context__
     return ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from .._codec import Buffer, Codec
 from .._fixed_size import Structs
 from .._messages import Typed, sends_text
-from .escapes import printable, unescaped
+from .escapes import escaped, printable, unescaped
 
 # So many bytes on a line of a hex dump, as xxd and Wireshark have it.
 _DUMP_WIDTH: Final = 16
@@ -46,25 +46,43 @@ def parse_message(line: str, codec: Codec[Any, Any]) -> Any:
     Raises:
       ValueError: if it stands for none; on one line.
     """
+    return parser(codec)(line)
+
+
+def parser(codec: Codec[Any, Any]) -> Callable[[str], Any]:
+    """`parse_message` for many lines of the same codec."""
     kind = kind_of(codec)
     if kind is Kind.TEXT:
-        return line
+        return str
     if kind is Kind.BYTES:
-        return unescaped(line)
+        return unescaped
+    return _parse_record if isinstance(codec, Structs) else _parse_value
+
+
+def _parse_value(line: str) -> Any:
     try:
-        value = json.loads(line)
-    except ValueError as error:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"this codec's messages are typed as JSON: {error}") from None
-    if isinstance(codec, Structs):
-        return _record(value)
-    return value
 
 
-def _record(value: Any) -> tuple[Any, ...]:
+def _parse_record(line: str) -> tuple[Any, ...]:
     """The tuple for a JSON list, whose strings stand for bytes."""
+    value = _parse_value(line)
     if not isinstance(value, list):
         raise ValueError("a record is typed as a JSON list, such as [1, 2]")
     return tuple(unescaped(each) if isinstance(each, str) else each for each in value)
+
+
+def message_of(data: bytes, codec: Codec[Any, Any]) -> Any:
+    """The message that all of a file is, whatever bytes it has.
+
+    Raises:
+      ValueError: if it is none; on one line.
+    """
+    if kind_of(codec) is Kind.BYTES:
+        return data
+    return parse_message(data.decode(), codec)
 
 
 def parse_hex(line: str) -> bytes:
@@ -81,15 +99,32 @@ def parse_hex(line: str) -> bytes:
 
 def show(message: Any) -> str:
     """A message on one line, safe for a terminal: text with escapes, hex, or JSON."""
+    if isinstance(message, bytes | bytearray | memoryview) and text_of(message) is None:
+        return bytes(message).hex(" ")
+    return line_of(message)
+
+
+def line_of(message: Any) -> str:
+    """A message on one line, safe for a terminal, as it would be typed to be sent.
+
+    (Only text with characters that are not printable could not be typed so, for it has no escapes.)
+    """
     if isinstance(message, str):
         return printable(message)
     if isinstance(message, bytes | bytearray | memoryview):
-        text = text_of(message)
-        return bytes(message).hex(" ") if text is None else printable(text.replace("\\", "\\\\"))
+        return escaped(message)
     try:
-        return printable(json.dumps(message, ensure_ascii=False, default=repr))
+        text = json.dumps(message, ensure_ascii=False, default=_no_json)
+        # The escapes must be those of JSON.
+        return text if text.isprintable() else json.dumps(message, default=_no_json)
     except (TypeError, ValueError):  # of other keys, or within itself
         return printable(repr(message))
+    except RecursionError:
+        return "(a value nested too deeply to be shown)"
+
+
+def _no_json(value: Any) -> str:
+    return escaped(value) if isinstance(value, bytes) else repr(value)
 
 
 def text_of(data: Buffer) -> str | None:
