@@ -11,6 +11,8 @@ def main() -> None:
     """Run the program; without the extra that it needs, say how to have it."""
     try:
         from ._cli.main import program
+
+        program.main(prog_name="bytetalk")  # which imports its commands when they are needed
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
@@ -20,7 +22,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    program.main(prog_name="bytetalk")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 import ssl
 from contextlib import AbstractAsyncContextManager
@@ -14,8 +16,9 @@ from .._client import open_tcp_connection, open_unix_connection
 from .._codec import Codec
 from .._connection import Connection
 from .._limits import LimitOptions
+from .escapes import printable
 
-_TCP = re.compile(r"(?:(?:\[(?P<ipv6>[^][]*)\]|(?P<host>[^:/\s]*)):)?(?P<port>[0-9]+)", re.ASCII)
+_TCP = re.compile(r"(?:(?:\[(?P<ipv6>[^][]*)\]|(?P<host>[^][:/\s]*)):)?(?P<port>[0-9]+)", re.ASCII)
 
 GRAMMAR = "HOST:PORT, [IPV6]:PORT, :PORT, PORT, unix:PATH, or a path with a slash in it"
 
@@ -48,31 +51,50 @@ def parse_address(text: str) -> Address:
     Raises:
       ValueError: for anything else; on one line.
     """
+    if "://" in text and not text.startswith(("unix:", "/", ".")):
+        raise ValueError(f"an address is {GRAMMAR}, and no URL such as {text!r}")
     if text.startswith("unix:") or "/" in text:
         path = text.removeprefix("unix:")
         if not path:
             raise ValueError("a path must stand behind 'unix:'")
         return Address(path=path)
     match = _TCP.fullmatch(text)
-    if match is None:
-        hint = ""
-        if text.count(":") > 1:
-            hint = "; an IPv6 address stands in brackets, as in [::1]:5555"
-        elif text:
-            hint = f"; with a port, for example {text.partition(':')[0]}:5555"
-        raise ValueError(f"an address is {GRAMMAR}, not {text!r}{hint}")
-    if int(match["port"]) > 65535:
-        raise ValueError(f"a port is 0 to 65535, not {match['port']}")
-    return Address(match["ipv6"] or match["host"] or None, int(match["port"]))
+    if match is None or not text.isprintable():
+        raise ValueError(f"an address is {GRAMMAR}, not {text!r}{_hint(text)}")
+    port = match["port"]
+    if len(port) > 5 or int(port) > 65535:
+        raise ValueError(f"a port is 0 to 65535, not {port}")
+    if match["ipv6"] is not None and not _is_ipv6(match["ipv6"]):
+        raise ValueError(f"in brackets stands an IPv6 address, not {match['ipv6']!r}")
+    return Address(match["ipv6"] or match["host"] or None, int(port))
+
+
+def _hint(text: str) -> str:
+    host = text.partition(":")[0]
+    if _is_ipv6(text.strip("[]")):
+        return f"; with brackets and a port, for example [{text.strip('[]')}]:5555"
+    if host.isprintable() and re.match(r"\w", host) and _TCP.fullmatch(f"{host}:5555"):
+        return f"; with a port, for example {host}:5555"
+    return ""
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def name_of(address: Any) -> str:
-    """An address as the `socket` module gives it, in this grammar."""
+    """An address as the `socket` module gives it, in this grammar; printable, whoever chose it."""
     if isinstance(address, tuple):
-        return str(Address(*address[:2]))
+        host, port, *more = address
+        zone = f"%{more[1]}" if more and more[1] else ""  # of a link-local address
+        return str(Address(host + zone, port))
     if isinstance(address, bytes):  # of an abstract Unix socket
-        address = repr(address)
-    return f"unix:{address}" if address else "unix"
+        address = os.fsdecode(address).replace("\0", "@", 1)  # as ss(8) has it
+    return printable(f"unix:{address}") if address else "unix"
 
 
 class AddressType(click.ParamType[Address]):
@@ -107,7 +129,7 @@ def open_connection(
     is localhost.
     """
     if ssl_context is not None and server_hostname is None:
-        server_hostname = address.host or "localhost"
+        server_hostname = (address.host or "localhost").partition("%")[0]  # no zone
     if address.path is not None:
         return open_unix_connection(
             address.path,

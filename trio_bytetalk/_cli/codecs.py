@@ -5,9 +5,9 @@ The grammar::
     codec   = *(layer "+") framing         ; the leftmost is what messages are
     framing = name [":" item *("," item)]  ; or module ":" object
     layer   = name [":" item *("," item)]
-    item    = argument                     ; the one that needs no key; it comes first
+    item    = argument                     ; of the setting that needs no key
             | key "=" value
-            | flag                         ; a key that is true or false; "little", "big"
+            | flag                         ; a key that is yes or no; "little", "big"
 
 Known names win: ``lines:latin-1`` is never the object ``latin-1`` of a module ``lines``.
 """
@@ -19,7 +19,9 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import attrs
@@ -38,15 +40,16 @@ from .._length_prefixed import LengthPrefixed
 from .._messages import Text
 from .._stuffed import COBS, SLIP
 from .._varint_prefixed import VarintPrefixed
-from .escapes import unescaped
+from .escapes import printable, unescaped
+from .messages import Kind, kind_of
 
 DEFAULT: Final = "length:4"
 
 # Sizes may be written with these; a K is 1024.
 _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-_NUMBER: Final = re.compile(r"([+-]?[0-9]+)([kmg]?)(?:ib?|b)?", re.IGNORECASE | re.ASCII)
+_NUMBER: Final = re.compile(r"([+-]?[0-9]+)([kmg]?)(?:(?<=[kmg])i)?b?", re.IGNORECASE | re.ASCII)
 
-# What may have an equals sign in it: "=IH" is a format, too.
+# The arguments that may have an equals sign in them: "=IH" is a format, too.
 _WITH_EQUALS: Final = ("delimiter", "format")
 
 _MODULE: Final = re.compile(r"\w+(\.\w+)*")
@@ -72,9 +75,11 @@ class Layer:
     codec: type[Any] | None  # whose settings are the layer's
     summary: str
     argument: str | None = None
+    of_text: bool = False  # frames of text will do as well as bytes
+    example: str = "length"  # of what it stands on
 
 
-FRAMINGS: Final = {
+FRAMINGS: Final[dict[str, Framing]] = {
     "length": Framing(LengthPrefixed, "a length of 4 bytes, or 1 to 8, in front", "size"),
     "lines": Framing(Lines, "lines of text", "encoding"),
     "delimiter": Framing(Delimited, "bytes up to a delimiter", "delimiter", True, r"\0"),
@@ -89,8 +94,8 @@ FRAMINGS: Final = {
     "chunks": Framing(Chunks, "no frames: bytes as they come"),
 }
 
-LAYERS: Final = {
-    "json": Layer(None, "JSON, as one value each"),
+LAYERS: Final[dict[str, Layer]] = {
+    "json": Layer(None, "JSON, as one value each", of_text=True, example="lines"),
     "msgpack": Layer(None, "MessagePack, as one value each"),
     "text": Layer(Text, "text in UTF-8, or in another encoding", "encoding"),
     "compressed": Layer(Compressed, "compressed by zlib, gzip or deflate", "method"),
@@ -100,17 +105,27 @@ LAYERS: Final = {
 def parse_codec(spec: str) -> Codec[Any, Any]:
     """The codec that ``spec`` names, by the grammar above.
 
+    A ``module:object`` is imported, and may do what it likes then.
+
     Raises:
       ValueError: for what names none; on one line, with what was expected.
     """
-    *layers, framing = spec.split("+")
-    codec = _framing(framing)
+    try:
+        return _parsed(spec)
+    except ValueError as error:
+        raise ValueError(printable(str(error))) from error
+
+
+def _parsed(spec: str) -> Codec[Any, Any]:
+    *layers, below = spec.split("+")
+    codec = _framing(below, spec)
     for layer in reversed(layers):
-        codec = _layered(layer, codec)
+        codec = _layered(layer, codec, below)
+        below = layer
     return codec
 
 
-def _framing(part: str) -> Codec[Any, Any]:
+def _framing(part: str, spec: str) -> Codec[Any, Any]:
     name, colon, rest = part.partition(":")
     if name in FRAMINGS:
         framing = FRAMINGS[name]
@@ -120,20 +135,28 @@ def _framing(part: str) -> Codec[Any, Any]:
             raise ValueError(f"{name} needs its {framing.argument}, as in {example}")
         return _made(part, lambda: framing.codec(**settings))
     if name in LAYERS:
-        raise ValueError(f"{name} says what is in the frames, not how they are cut: {name}+length")
-    if colon and rest and _MODULE.fullmatch(name):
+        example = f"{name}+{LAYERS[name].example}"
+        raise ValueError(f"{name} says what is in the frames, not how they are cut: {example}")
+    if colon and _MODULE.fullmatch(name):
         return _own_codec(name, rest)
+    if not name:
+        raise ValueError(f"the name of a framing is missing in {spec!r}; {_WHERE}")
     raise ValueError(f"there is no codec {name!r}{_nearest(name, FRAMINGS)}; {_WHERE}")
 
 
-def _layered(part: str, inner: Codec[Any, Any]) -> Codec[Any, Any]:
+def _layered(part: str, inner: Codec[Any, Any], below: str) -> Codec[Any, Any]:
     name = part.partition(":")[0]
     if name in FRAMINGS:
-        raise ValueError(f"{name} cuts bytes into messages, so it comes last: json+{name}")
+        raise ValueError(f"{part} and {below} both cut bytes into messages: one of them is enough")
     if name not in LAYERS:
         raise ValueError(f"there is no layer {name!r}{_nearest(name, LAYERS)}; {_WHERE}")
     layer = LAYERS[name]
     settings = _settings(part, layer.codec, layer.argument)
+    kind = kind_of(inner)
+    if not (kind is Kind.BYTES or (kind is Kind.TEXT and layer.of_text)):
+        needed = "bytes or text" if layer.of_text else "bytes"
+        given = "text" if kind is Kind.TEXT else "neither, as far as its class declares"
+        raise ValueError(f"{name} is put into frames of {needed}, and {below} has {given}")
     return _made(part, lambda: _layer(inner, name, settings))
 
 
@@ -145,7 +168,7 @@ def _layer(inner: Codec[Any, Any], name: str, settings: dict[str, Any]) -> Codec
 def _made(part: str, make: Callable[[], Codec[Any, Any]]) -> Codec[Any, Any]:
     try:
         return make()
-    except (TypeError, ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ModuleNotFoundError) as error:  # the latter names an extra
         raise ValueError(f"{part}: {in_words(error, 300)}") from error
 
 
@@ -163,8 +186,8 @@ def _settings(part: str, codec: type[Any] | None, argument: str | None) -> dict[
             key, value = "byteorder", item
         elif key in fields and fields[key] == "bool":
             value = "yes"
-        elif not settings and argument is not None and (not equals or argument in _WITH_EQUALS):
-            key, value = argument, item
+        elif argument not in {None, *settings} and (not equals or argument in _WITH_EQUALS):
+            key, value = str(argument), item
         else:
             known = ", ".join(fields) if fields else "none"
             raise ValueError(
@@ -212,40 +235,60 @@ def _escaped(name: str, key: str, value: str) -> bytes:
 
 def _own_codec(module: str, path: str) -> Codec[Any, Any]:
     """An object of a module, or what it gives when it is called."""
-    here = os.getcwd()
-    if here not in sys.path:  # as "python -m" has it
-        sys.path.insert(0, here)
+    _look_here_first()
     try:
         thing: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"{module} cannot be imported: {error}") from error
-        raise ValueError(
-            f"there is neither a codec nor a module {module!r}"
-            f"{_nearest(module, FRAMINGS)}; {_WHERE}"
-        ) from None
-    except Exception as error:
-        raise ValueError(f"{module} cannot be imported: {in_words(error, 300)}") from error
-    try:
-        for name in path.split("."):
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"there is neither a codec nor a module {module!r}"
+                f"{_nearest(module, FRAMINGS)}; {_WHERE}"
+            ) from None
+        raise ValueError(f"{module} cannot be imported: {_what_happened(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{module} cannot be imported: {_what_happened(error)}") from error
+    if not path:
+        raise ValueError(f"{module}: needs the name of a codec in the module, as in {module}:codec")
+    for name in path.split("."):
+        try:
             thing = getattr(thing, name)
-    except AttributeError:
-        raise ValueError(f"{module} has no {path}{_nearest(path, dir(thing))}") from None
+        except AttributeError:
+            raise ValueError(f"{module} has no {path!r}{_nearest(name, dir(thing))}") from None
     if not isinstance(thing, Codec) and callable(thing):
         try:
             thing = thing()
-        except Exception as error:
-            raise ValueError(f"{module}:{path}() fails: {in_words(error, 300)}") from error
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"{module}:{path}() fails: {_what_happened(error)}") from error
     if not isinstance(thing, Codec):
         raise ValueError(
-            f"{module}:{path} must be a trio_bytetalk.Codec, or give one when it is called "
-            f"without arguments; it is a {type(thing).__name__}"
+            f"{module}:{path} must be a trio_bytetalk.Codec, or return one when it is called "
+            f"without arguments; it is of the type {type(thing).__name__}"
         )
     return thing
 
 
-def _nearest(name: str, names: Any) -> str:
-    near = difflib.get_close_matches(name, names, 1)
+def _look_here_first() -> None:
+    """Have the current directory in front of ``sys.path``, as ``python -m`` has it."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        return
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _what_happened(error: BaseException) -> str:
+    """An error in code of the user's, and where it was."""
+    text = f"{type(error).__name__}: {in_words(error, 300)}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == __file__ or "importlib" in frame.filename:
+            break  # it came out of no code of the user's, or that which is missing
+        return f"{text} ({os.path.basename(frame.filename)}, line {frame.lineno})"
+    return text
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), names, 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -255,30 +298,34 @@ def overview() -> str:
         "A codec says how messages are framed: NAME, or NAME:SETTING,SETTING",
         "What is in the frames comes in front: json+lines, text+compressed+length:2,little",
         "",
-        "Framings:",
+        "Framings, and their settings:",
     ]
     for name, framing in FRAMINGS.items():
-        lines += _entry(name, framing.summary, framing.codec, framing.argument)
-    lines += ["", "Layers:"]
+        needed = f"; as in {name}:{framing.example}" if framing.needs_argument else ""
+        lines += _entry(name, framing.summary + needed, framing.codec, framing.argument)
+    lines += ["", "Layers, and their settings:"]
     for name, layer in LAYERS.items():
         lines += _entry(f"{name}+", layer.summary, layer.codec, layer.argument)
     lines += [
         "",
+        "A setting is KEY=VALUE. The first one of each needs no key: length:2 is",
+        "length:size=2. What is yes or no needs no value: keep is keep=yes. Sizes may",
+        'end with K, M or G, and "little" stands for byteorder=little.',
+        r"Bytes are text with \n, \r, \t, \0, \\ and \xNN; write \x2b for a plus sign and",
+        r"\x2c for a comma. Several delimiters: '\r\n|\n'",
+        "",
         "MODULE:OBJECT is a codec of your own, also from the current directory: a",
-        "trio_bytetalk.Codec, or what gives one when it is called. The names above come first.",
-        r"Sizes may end with K, M or G. Bytes are text with \n, \r, \t, \0, \\ and \xNN;",
-        r"write \x2b for a plus sign and \x2c for a comma. Several delimiters: \r\n|\n",
+        "trio_bytetalk.Codec, or what returns one when it is called. The names above win.",
     ]
     return "\n".join(lines)
 
 
 def _entry(name: str, summary: str, codec: type[Any] | None, argument: str | None) -> list[str]:
-    fields = [] if codec is None else list(_fields(codec))
     lines = [f"  {name:<15} {summary}"]
+    fields = [] if codec is None else sorted(_fields(codec), key=lambda field: field != argument)
     if fields:
-        first = [f"[{argument}=]"] if argument in fields else []
-        rest = [f"{field}=" for field in fields if field != argument]
-        lines.append(f"  {'':<15}   {' '.join(first + rest)}")
+        settings = ", ".join(fields)
+        lines += textwrap.wrap(settings, 80, initial_indent=" " * 20, subsequent_indent=" " * 20)
     return lines
 
 

@@ -31,7 +31,8 @@ def unescaped(text: str) -> bytes:
             pieces.append(_SHORT[match[2]].encode())
         else:
             raise ValueError(
-                rf"{match[0]} is no escape; these are: \\, \n, \r, \t, \0 and \xNN (two hex digits)"
+                rf"{printable(match[0])} is no escape; these are: \\, \n, \r, \t, \0 and \xNN "
+                "(two hex digits)"
             )
     pieces.append(text[end:].encode("utf-8", "surrogateescape"))
     return b"".join(pieces)

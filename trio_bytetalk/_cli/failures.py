@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,7 +11,8 @@ from typing import Final, TypeVar, TypeVarTuple
 import click
 import trio
 
-from .._errors import BytetalkError, ProtocolError, in_words
+from .._errors import BytetalkError, ProtocolError, in_words, one_line
+from .escapes import printable
 
 DEBUG_VARIABLE: Final = "BYTETALK_DEBUG"
 
@@ -31,7 +33,14 @@ _EXPECTED: Final = (
     trio.BrokenResourceError,
     trio.EndOfChannel,
     click.ClickException,
+    KeyboardInterrupt,
 )
+
+# What Trio's say when they say nothing.
+_SILENT: Final[dict[type[BaseException], str]] = {
+    trio.EndOfChannel: "the peer closed the connection",
+    trio.BrokenResourceError: "the connection broke",
+}
 
 _ResultT = TypeVar("_ResultT")
 _ArgsT = TypeVarTuple("_ArgsT")
@@ -41,13 +50,11 @@ class Failure(click.ClickException):
     """Ends the program with exit code 1 and one line on stderr."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(in_words(error, _SHOWN) + _advice(error))
+        super().__init__(_in_words(error) + _advice(error))
 
 
 def run(function: Callable[[*_ArgsT], Awaitable[_ResultT]], *args: *_ArgsT) -> _ResultT:
     """`trio.run`, whose errors become one line and an exit code.
-
-    With ``--debug``, or the variable BYTETALK_DEBUG, the traceback comes before the line.
 
     Raises:
       click.ClickException: for what is not the program's mistake.
@@ -58,21 +65,35 @@ def run(function: Callable[[*_ArgsT], Awaitable[_ResultT]], *args: *_ArgsT) -> _
         return trio.run(function, *args)
     except BaseException as error:
         leaves = list(_leaves(error))
-        if all(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
-            sys.exit(INTERRUPTED)
         if not all(isinstance(leaf, _EXPECTED) for leaf in leaves):
             raise
-        if _is_debugging():
-            sys.excepthook(type(error), error, error.__traceback__)
+        if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+            sys.exit(INTERRUPTED)
         for leaf in leaves:
             if isinstance(leaf, click.ClickException | BrokenPipeError):
-                raise leaf from None
-        raise Failure(leaves[0]) from None
+                raise leaf from leaf.__cause__
+        raise Failure(leaves[0]) from error
 
 
-def _is_debugging() -> bool:
-    ctx = click.get_current_context(silent=True)
-    return ctx is not None and ctx.find_root().obj is True
+@contextlib.contextmanager
+def briefly() -> Iterator[None]:
+    """Have what is raised within told in one line; with ``--debug``, after its traceback.
+
+    Of a mistake on the command line, click would show the usage, too, which is long.
+    """
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.ClickException as error:
+        ctx = click.get_current_context(silent=True)
+        if ctx is not None and ctx.find_root().obj is True:
+            sys.excepthook(type(error), error, error.__traceback__)
+        if not isinstance(error, click.UsageError):
+            raise
+        text = printable(" ".join(error.format_message().split())).rstrip(".")
+        hint = "" if error.ctx is None else f" (see '{error.ctx.command_path} --help')"
+        raise click.UsageError(text + hint) from None
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -81,6 +102,15 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:  # without the number that str() begins with
+        about = "" if error.filename is None else f"{error.filename}: "
+        return one_line(f"{about}{error.strerror}", _SHOWN)
+    if not str(error) and type(error) in _SILENT:
+        return _SILENT[type(error)]
+    return in_words(error, _SHOWN)
 
 
 def _advice(error: BaseException) -> str:

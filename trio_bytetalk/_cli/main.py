@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 from click.shell_completion import BashComplete, FishComplete, ZshComplete
@@ -30,6 +31,30 @@ class Program(click.Group):
             command: click.Command = module.command
             return command
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:  # which looks at none but the commands of this module
+            raise click.NoSuchCommand(
+                error.command_name, possibilities=self.list_commands(ctx), ctx=ctx
+            ) from None
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with failures.briefly():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with failures.briefly():
+            return super().invoke(ctx)
 
 
 @click.group(
@@ -64,8 +89,8 @@ def codecs() -> None:
     click.echo(overview())
 
 
-@program.command()
-@click.argument("shell", type=click.Choice(list(_SHELLS)))
+@program.command(short_help="Print the script for completion in a shell.")
+@click.argument("shell", metavar="SHELL", type=click.Choice(list(_SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the script that has a shell complete commands, options and codecs.

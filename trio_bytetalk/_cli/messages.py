@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from .._codec import Buffer, Codec
+from .._errors import one_line
 from .._fixed_size import Structs
-from .._messages import Typed, sends_text
+from .._messages import sends_text
 from .escapes import escaped, printable, unescaped
 
 # So many bytes on a line of a hex dump, as xxd and Wireshark have it.
 _DUMP_WIDTH: Final = 16
+
+# How much of a line that is wrong is shown.
+_LINE_SHOWN: Final = 60
 
 # Characters that text has beside the printable ones.
 _TEXT_CONTROLS: Final = str.maketrans("", "", "\t\n\r")
@@ -32,8 +36,6 @@ def kind_of(codec: Codec[Any, Any]) -> Kind:
 
     So what a codec of the user's sends is declared by its class: ``Codec[str, ...]``.
     """
-    if isinstance(codec, Typed | Structs):
-        return Kind.VALUES
     try:
         return Kind.TEXT if sends_text(codec) else Kind.BYTES
     except TypeError:
@@ -94,7 +96,8 @@ def parse_hex(line: str) -> bytes:
     try:
         return bytes.fromhex(line.replace(":", " "))
     except ValueError:
-        raise ValueError(f"two hex digits for each byte were expected, not {line!r}") from None
+        shown = one_line(line, _LINE_SHOWN)
+        raise ValueError(f"two hex digits for each byte were expected, not {shown!r}") from None
 
 
 def show(message: Any) -> str:
