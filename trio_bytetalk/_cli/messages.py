@@ -15,6 +15,7 @@ from .escapes import escaped, printable, unescaped
 
 # So many bytes on a line of a hex dump, as xxd and Wireshark have it.
 _DUMP_WIDTH: Final = 16
+_IN_ASCII: Final = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
 
 # How much of a line that is wrong is shown.
 _LINE_SHOWN: Final = 60
@@ -136,7 +137,9 @@ def text_of(data: Buffer) -> str | None:
         text = str(data, "utf-8")
     except UnicodeDecodeError:
         return None
-    return text if text.translate(_TEXT_CONTROLS).isprintable() else None
+    # Most text is printable as it is, and the way around is ten times as long.
+    is_text = text.isprintable() or text.translate(_TEXT_CONTROLS).isprintable()
+    return text if is_text else None
 
 
 def hex_dump(data: Buffer) -> Iterator[str]:
@@ -144,5 +147,5 @@ def hex_dump(data: Buffer) -> Iterator[str]:
     data = bytes(data)
     for offset in range(0, len(data), _DUMP_WIDTH):
         row = data[offset : offset + _DUMP_WIDTH]
-        ascii_only = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        ascii_only = row.translate(_IN_ASCII).decode()
         yield f"{offset:08x}  {row.hex(' '):<{3 * _DUMP_WIDTH}} |{ascii_only}|"

@@ -1,0 +1,149 @@
+"""A tap on a stream of bytes: the messages in it, decoded from a copy; no I/O, no Trio."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from .._buffer import ReceiveBuffer
+from .._codec import NEED_DATA, Codec, Reader
+from .._errors import ProtocolError, in_words
+
+# How much of an error is shown; what a peer sent may be a part of it.
+_SHOWN: Final = 300
+
+# How much of what cannot be decoded is shown: what the other protocol is may be seen from it.
+_SPECIMEN: Final = 16
+
+
+@attrs.define
+class Message:
+    """A message, and the bytes that it was."""
+
+    offset: int
+    """How many bytes came before it in this direction."""
+
+    frame: bytes
+    """As it passed."""
+
+    message: Any
+
+
+class Kind(enum.Enum):
+    """What a problem means to what comes behind it."""
+
+    INVALID = "invalid"
+    """One message cannot be decoded; those behind it can."""
+
+    UNDECODABLE = "undecodable"
+    """Nothing from here on can be decoded."""
+
+    UNFINISHED = "unfinished"
+    """The stream has ended here."""
+
+
+@attrs.define
+class Problem:
+    """What could not be decoded."""
+
+    offset: int
+    """How many bytes came before it in this direction."""
+
+    frame: bytes
+    """What it was; unless one message alone is meant, only its first bytes."""
+
+    reason: str
+    """On one line."""
+
+    kind: Kind
+
+
+Seen: TypeAlias = Message | Problem
+
+
+@attrs.define(eq=False)
+class Tap:
+    """One direction of a connection, as a codec understands it.
+
+    Args:
+      codec: Whose reader decodes it.
+      most: How many bytes of an unfinished message are kept.
+    """
+
+    codec: Codec[Any, Any] = attrs.field(repr=False)
+    most: int
+    size: int = attrs.field(default=0, init=False)
+    """How many bytes have come."""
+
+    _reader: Reader[Any] | None = attrs.field(init=False)  # None: there is no decoding any more
+    _buffer: ReceiveBuffer = attrs.field(factory=ReceiveBuffer, init=False)
+    _raw: bytearray = attrs.field(
+        factory=bytearray, init=False
+    )  # what the buffer holds, as it came
+
+    def __attrs_post_init__(self) -> None:
+        self._reader = self.codec.reader()
+
+    def feed(self, data: bytes) -> Iterator[Seen]:
+        """What can be decoded now that ``data`` has come. Go through all of it."""
+        self.size += len(data)
+        if self._reader is None:
+            return
+        buffer = self._buffer
+        buffer.feed(data)
+        self._raw += data
+        if len(buffer) >= buffer.wanted:
+            yield from self._decode(at_end=False)
+        if len(buffer) > self.most:
+            reason = f"no message has ended within {self.most} bytes"
+            yield self._give_up(f"{reason}; the setting is --max-undecoded", Kind.UNDECODABLE)
+
+    def end(self) -> Iterator[Seen]:
+        """What can be decoded now that no more will come."""
+        if self._reader is not None:
+            yield from self._decode(at_end=True)
+
+    def _decode(self, *, at_end: bool) -> Iterator[Seen]:
+        buffer, raw = self._buffer, self._raw
+        left = len(buffer)
+        while self._reader is not None and (left or at_end):
+            offset = self.size - left
+            problem = None
+            message: Any = NEED_DATA
+            buffer.wanted = 0
+            try:
+                message = self._reader.decode(buffer)
+                if message is NEED_DATA and at_end:
+                    message = self._reader.decode_eof(buffer)
+            except ProtocolError as error:
+                problem = in_words(error, _SHOWN)
+            except Exception as error:  # noqa: BLE001 - a user's codec may fail; the bytes pass on
+                problem = f"the codec failed: {type(error).__name__}: {in_words(error, _SHOWN)}"
+            used = left - len(buffer)
+            left -= used
+            frame = bytes(raw[:used])
+            del raw[:used]
+            if problem is None:
+                if message is NEED_DATA:
+                    break
+                yield Message(offset, frame, message)
+            elif used:
+                # A reader that consumed the faulty message lets the connection go on.
+                yield Problem(offset, frame, problem, Kind.INVALID)
+            else:
+                yield self._give_up(problem, Kind.UNFINISHED if at_end else Kind.UNDECODABLE)
+        if left:
+            buffer.compact()
+        else:
+            buffer.clear()
+
+    def _give_up(self, reason: str, kind: Kind) -> Problem:
+        begin = self.size - len(self._buffer)
+        problem = Problem(begin, bytes(self._raw[:_SPECIMEN]), reason, kind)
+        self._reader = None
+        self._buffer.clear()
+        self._raw.clear()
+        return problem
