@@ -34,7 +34,7 @@ from .._compression import Compressed
 from .._content_length import ContentLength
 from .._decimal_prefixed import Netstring, OctetCounted
 from .._delimited import Delimited, Lines
-from .._errors import in_words
+from .._errors import in_words, one_line
 from .._fixed_size import FixedSize, Structs
 from .._length_prefixed import LengthPrefixed
 from .._messages import Text
@@ -47,12 +47,15 @@ DEFAULT: Final = "length:4"
 
 # Sizes may be written with these; a K is 1024.
 _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-_NUMBER: Final = re.compile(r"([+-]?[0-9]+)([kmg]?)(?:(?<=[kmg])i)?b?", re.IGNORECASE | re.ASCII)
+_NUMBER: Final = re.compile(r"(-?[0-9]{1,30})([kmg]?)(?:(?<=[kmg])i)?b?", re.IGNORECASE | re.ASCII)
 
 # The arguments that may have an equals sign in them: "=IH" is a format, too.
 _WITH_EQUALS: Final = ("delimiter", "format")
 
 _MODULE: Final = re.compile(r"\w+(\.\w+)*")
+
+# How much of an error is shown.
+_SHOWN: Final = 300
 
 _WHERE: Final = "'bytetalk codecs' lists them"
 
@@ -169,7 +172,7 @@ def _made(part: str, make: Callable[[], Codec[Any, Any]]) -> Codec[Any, Any]:
     try:
         return make()
     except (ValueError, ModuleNotFoundError) as error:  # the latter names an extra
-        raise ValueError(f"{part}: {in_words(error, 300)}") from error
+        raise ValueError(f"{part}: {in_words(error, _SHOWN)}") from error
 
 
 def _settings(part: str, codec: type[Any] | None, argument: str | None) -> dict[str, Any]:
@@ -213,7 +216,8 @@ def _value(name: str, key: str, kind: str, value: str) -> Any:
     if kind in ("int", "int | None"):
         match = _NUMBER.fullmatch(value)
         if match is None:
-            raise ValueError(f"{name}: {key} is a whole number, such as 4 or 16M, not {value!r}")
+            shown = one_line(value, _SHOWN)
+            raise ValueError(f"{name}: {key} is a whole number, such as 4 or 16M, not {shown!r}")
         return int(match[1]) * _UNITS[match[2].lower()]
     if kind == "bool":
         if value not in ("yes", "no"):
@@ -279,12 +283,11 @@ def _look_here_first() -> None:
 
 def _what_happened(error: BaseException) -> str:
     """An error in code of the user's, and where it was."""
-    text = f"{type(error).__name__}: {in_words(error, 300)}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename == __file__ or "importlib" in frame.filename:
-            break  # it came out of no code of the user's, or that which is missing
-        return f"{text} ({os.path.basename(frame.filename)}, line {frame.lineno})"
-    return text
+    text = f"{type(error).__name__}: {in_words(error, _SHOWN)}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if frame.filename == __file__ or "importlib" in frame.filename:
+        return text  # it came out of no code of the user's
+    return f"{text} ({os.path.basename(frame.filename)}, line {frame.lineno})"
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -296,7 +299,7 @@ def overview() -> str:
     """The grammar, and a table of all codecs with their settings."""
     lines = [
         "A codec says how messages are framed: NAME, or NAME:SETTING,SETTING",
-        "What is in the frames comes in front: json+lines, text+compressed+length:2,little",
+        "What is in the frames comes in front: json+lines, text+compressed+length:2",
         "",
         "Framings, and their settings:",
     ]
@@ -315,7 +318,7 @@ def overview() -> str:
         r"\x2c for a comma. Several delimiters: '\r\n|\n'",
         "",
         "MODULE:OBJECT is a codec of your own, also from the current directory: a",
-        "trio_bytetalk.Codec, or what returns one when it is called. The names above win.",
+        "trio_bytetalk.Codec, or what returns one when it is called.",
     ]
     return "\n".join(lines)
 
