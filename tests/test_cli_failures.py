@@ -1,0 +1,333 @@
+"""How commands end: exit codes, one line for each error, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import pytest
+import trio
+import trustme
+from click.testing import CliRunner, Result
+
+from trio_bytetalk import (
+    Chunks,
+    Connection,
+    EncodeError,
+    HandshakeTimeoutError,
+    IncompleteMessageError,
+    Lines,
+    ProtocolError,
+    Server,
+)
+from trio_bytetalk._cli.addresses import Address, open_connection
+from trio_bytetalk._cli.failures import EXIT_CODES, INTERRUPTED, Failure, run
+from trio_bytetalk._cli.main import Program
+
+
+async def fail(error: BaseException) -> NoReturn:
+    raise error
+
+
+async def fail_in_company(*errors: BaseException) -> None:
+    """Raise them together, and in groups within a group."""
+    async with trio.open_nursery() as nursery:
+        for error in errors:
+            nursery.start_soon(fail, error)
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def in_context(error: BaseException, context: BaseException) -> BaseException:
+    error.__context__ = context
+    return error
+
+
+# -- running
+
+
+def test_what_a_command_returns() -> None:
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    assert run(add, 2, 3) == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EPERM, "not permitted"),
+        ProtocolError("no"),
+        EncodeError("no"),
+        trio.BrokenResourceError("no"),
+        HandshakeTimeoutError("no"),
+        trio.EndOfChannel("no"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("raising", [fail, fail_in_company])
+def test_what_is_not_the_programs_mistake_is_a_failure(
+    error: Exception, raising: Callable[..., Any]
+) -> None:
+    with pytest.raises(Failure) as caught:
+        run(raising, error)
+    assert caught.value.exit_code == 1
+    assert caught.value.message == Failure(error).message
+    assert caught.value.__cause__ is not None  # for --debug
+
+
+@pytest.mark.parametrize("raising", [fail, fail_in_company])
+def test_the_programs_own_mistake_is_raised_as_it_is(raising: Callable[..., Any]) -> None:
+    expected: Any = pytest.raises(ZeroDivisionError)
+    if raising is fail_in_company:
+        expected = pytest.RaisesGroup(ZeroDivisionError)
+    with expected:
+        run(raising, ZeroDivisionError())
+
+
+def test_a_mistake_of_the_programs_is_not_hidden_by_an_error_of_a_peers() -> None:
+    with pytest.RaisesGroup(ZeroDivisionError, OSError):
+        run(fail_in_company, ZeroDivisionError(), OSError("no"))
+    with pytest.RaisesGroup(ZeroDivisionError, KeyboardInterrupt):
+        run(fail_in_company, ZeroDivisionError(), KeyboardInterrupt())
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [KeyboardInterrupt()],
+        [KeyboardInterrupt(), trio.BrokenResourceError()],
+        [OSError("no"), KeyboardInterrupt()],
+    ],
+    ids=len,
+)
+def test_an_interrupt_is_quiet_and_has_its_own_code(
+    errors: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(fail_in_company, *errors)
+    assert caught.value.code == INTERRUPTED == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("error", [click.UsageError("no"), Failure(OSError("no"))])
+def test_what_a_command_says_itself_is_said(error: click.ClickException) -> None:
+    cause = ValueError("why")
+    error.__cause__ = cause
+    with pytest.raises(click.ClickException) as caught:
+        run(fail_in_company, OSError("other"), error)
+    assert caught.value is error
+    assert caught.value.__cause__ is cause  # for --debug
+
+
+def test_output_that_nobody_reads_is_left_to_click() -> None:
+    with pytest.raises(BrokenPipeError):
+        run(fail_in_company, BrokenPipeError(errno.EPIPE, "Broken pipe"))
+
+
+# -- words
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EADDRINUSE, "cannot listen"), "cannot listen"),
+        (OSError("cannot listen"), "cannot listen"),
+        (OSError(errno.ENOENT, "No such file", "x.bin"), "x.bin: No such file"),
+        (OSError(errno.ENOENT, "No\nsuch file"), r"No\nsuch file"),
+        (OSError(), "OSError()"),
+        (trio.EndOfChannel(), "the peer closed the connection"),
+        (trio.BrokenResourceError(), "the connection broke"),
+        (trio.BrokenResourceError("\x1b[2J"), r"\x1b[2J"),
+        (HandshakeTimeoutError(), "HandshakeTimeoutError()"),
+        (EncodeError("line\nline"), r"line\nline"),
+        (ProtocolError("no frame"), "no frame (is --codec the one that the server uses?)"),
+        (
+            in_context(trio.BrokenResourceError("it ended"), IncompleteMessageError("half")),
+            "it ended (is --codec the one that the server uses?)",
+        ),
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+            "Connection refused (is the server running?)",
+        ),
+        (
+            caused(OSError("no"), caused(OSError(), ConnectionRefusedError())),
+            "no (is the server running?)",
+        ),
+        (
+            caused(trio.BrokenResourceError("handshake failed"), ssl.SSLCertVerificationError()),
+            (
+                "handshake failed (give its authority with --tls-ca FILE, or do not check with "
+                "--tls-insecure)"
+            ),
+        ),
+    ],
+)
+def test_errors_in_words(error: BaseException, message: str) -> None:
+    assert Failure(error).message == message
+
+
+def test_what_a_peer_sent_is_shown_in_part() -> None:
+    message = Failure(ProtocolError("it sent " + "x\x1b" * 10_000)).message
+    assert message.isprintable()
+    assert len(message) < 2500
+
+
+def test_a_server_that_is_not_there() -> None:
+    async def connect(address: Address) -> None:
+        async with open_connection(address, Lines()):
+            raise AssertionError
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(Failure) as caught:
+            run(connect, address)
+    assert caught.value.message == (
+        f"cannot connect to '127.0.0.1' port {address.port}: Connection refused "
+        "(is the server running?)"
+    )
+    with pytest.raises(Failure) as caught:
+        run(connect, Address(path="/nowhere/socket"))
+    assert caught.value.message == "cannot connect to '/nowhere/socket': No such file or directory"
+
+
+def test_a_server_that_is_not_trusted(tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    path = tmp_path / "socket"
+
+    async def connect() -> None:
+        async with trio.open_nursery() as nursery:
+            serve = Server(codec=Lines()).serve_unix
+            await nursery.start(lambda **kwargs: serve(path, ssl_context=context, **kwargs))
+            there = Address(path=str(path))
+            async with open_connection(there, Lines(), ssl.create_default_context()):
+                raise AssertionError
+
+    with pytest.raises(Failure) as caught:
+        run(connect)
+    assert caught.value.message.endswith(
+        " (give its authority with --tls-ca FILE, or do not check with --tls-insecure)"
+    )
+
+
+def test_a_server_that_speaks_another_protocol(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    async def leave(connection: Connection[str, str]) -> None:
+        pass
+
+    async def leave_in_a_message(connection: Connection[Any, Any]) -> None:
+        await connection.send(b"hello")
+
+    async def receive(handler: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Server(handler, codec=Chunks()).serve_unix, path)
+            async with open_connection(Address(path=str(path)), Lines()) as connection:
+                await connection.receive()
+
+    with pytest.raises(Failure) as caught:
+        run(receive, leave_in_a_message)
+    assert caught.value.message.endswith(" (is --codec the one that the server uses?)")
+    with pytest.raises(Failure, match="the peer finished"):
+        run(receive, leave)
+
+
+# -- on the command line
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True)
+@click.pass_context
+def program(ctx: click.Context, debug: bool) -> None:
+    ctx.obj = debug
+
+
+@program.command()
+@click.argument("what", type=click.Choice(["one", "two"]))
+@click.option("--number", type=int)
+def choose(what: str, number: int) -> None:
+    if what == "two":
+        run(fail, OSError(errno.EPERM, "not permitted"))
+    raise click.UsageError("a strange\n\n  number \x1b[2J.")
+
+
+@program.group()
+def group() -> None:
+    pass
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(program, arguments, prog_name="bytetalk")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], None),
+        (["choos"], "No such command 'choos'. Did you mean 'choose'? (see 'bytetalk --help')"),
+        (["--debgu"], "No such option '--debgu'. Did you mean '--debug'? (see 'bytetalk --help')"),
+        (
+            ["choose"],
+            "Missing argument '{one|two}'. Choose from: one, two (see 'bytetalk choose --help')",
+        ),
+        (
+            ["choose", "one", "--number", "x"],
+            (
+                "Invalid value for '--number': 'x' is not a valid integer "
+                "(see 'bytetalk choose --help')"
+            ),
+        ),
+        (["choose", "one"], r"a strange number \x1b[2J (see 'bytetalk choose --help')"),
+        (
+            ["choose", "one", "\x1b[2J"],
+            r"Got unexpected extra argument (\x1b[2J) (see 'bytetalk choose --help')",
+        ),
+    ],
+    ids=str,
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments: list[str], error: str | None) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    if error is None:
+        assert result.stderr.startswith("Usage: bytetalk")
+    else:
+        assert result.stderr == f"Error: {error}\n"
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    result = invoke("group")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: bytetalk group [OPTIONS] COMMAND")
+
+
+def test_a_failure_is_one_line_and_after_debug_a_traceback_too() -> None:
+    result = invoke("choose", "two")
+    assert (result.exit_code, result.stderr) == (1, "Error: not permitted\n")
+    result = invoke("--debug", "choose", "two")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback ")
+    assert "in fail\n" in result.stderr
+    assert result.stderr.endswith("\nError: not permitted\n")
+
+
+def test_a_mistake_with_debug_has_its_traceback() -> None:
+    result = invoke("--debug", "choose", "one")
+    assert result.exit_code == 2
+    assert "in choose\n" in result.stderr
+    assert "\nError: a strange number \\x1b[2J (see 'bytetalk" in result.stderr
+
+
+def test_the_exit_codes_are_explained() -> None:
+    for code in ("0", "1", "2", str(INTERRUPTED)):
+        assert f"{code}, " in EXIT_CODES
