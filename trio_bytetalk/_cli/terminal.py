@@ -5,18 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import sys
 from collections import deque
 from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 import attrs
 import trio
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.application import get_app_session, run_in_terminal
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.output import Output
+from prompt_toolkit.renderer import print_formatted_text
+from prompt_toolkit.styles import Style
+from prompt_toolkit.validation import ValidationError, Validator
+
+T = TypeVar("T")
+
+Fragment = tuple[str, str]
+"""A style as prompt_toolkit has it, such as ``ansired``, and text of it."""
 
 # So many lines may wait to be printed; then whoever writes more waits, so that a peer that floods
 # us is slowed down rather than kept in memory.
-_MOST_UNPRINTED = 1000
+_MOST_UNPRINTED: Final = 1000
+
+_STYLE: Final = Style([])
 
 
 class _InterruptedError(Exception):
@@ -24,22 +37,46 @@ class _InterruptedError(Exception):
 
 
 @attrs.define(eq=False)
-class Terminal:
-    """What is typed comes out of ``lines``; what is written appears above the prompt.
+class _Parser(Validator, Generic[T]):
+    """Keeps a line that cannot be parsed at the prompt, with the reason below it."""
+
+    parse: Callable[[str], T]
+    parsed: T = attrs.field(init=False)
+
+    def validate(self, document: Document) -> None:
+        try:
+            self.parsed = self.parse(document.text)
+        except ValueError as error:
+            raise ValidationError(len(document.text), str(error)) from error
+
+
+@attrs.define(eq=False)
+class Terminal(Generic[T]):
+    """What is typed comes out of ``typed``; what is written appears above the prompt.
 
     prompt_toolkit needs an asyncio loop, and gets one in a thread of its own: Trio keeps the main
     thread. As long as `run` runs, only that other thread touches the terminal.
     """
 
     prompt: str
-    lines: trio.MemoryReceiveChannel[str] = attrs.field(init=False)
-    """The lines typed, without their newlines. It ends with Ctrl-D."""
 
-    _typed: trio.MemorySendChannel[str] = attrs.field(init=False)
+    parse: Callable[[str], T]
+    """What a line stands for; called in the other thread.
+
+    It raises ValueError, in one line, for a line that makes no sense: that stays at the prompt.
+    """
+
+    typed: trio.MemoryReceiveChannel[T] = attrs.field(init=False)
+    """What the lines typed stand for. It ends with Ctrl-D."""
+
+    _typing: trio.MemorySendChannel[T] = attrs.field(init=False)
+    _output: Output = attrs.field(factory=lambda: get_app_session().output, init=False)
     _trio: trio.lowlevel.TrioToken = attrs.field(
         factory=trio.lowlevel.current_trio_token, init=False
     )
-    _unprinted: deque[str] = attrs.field(factory=deque, init=False)  # both threads' own
+    _unprinted: deque[StyleAndTextTuples] = attrs.field(
+        factory=deque, init=False
+    )  # both threads' own
     _scheduled: bool = attrs.field(default=False, init=False)
     _printed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _running: bool = attrs.field(default=False, init=False)
@@ -52,7 +89,7 @@ class Terminal:
 
     def __attrs_post_init__(self) -> None:
         # Without a limit, for it holds what a person has typed.
-        self._typed, self.lines = trio.open_memory_channel[str](math.inf)
+        self._typing, self.typed = trio.open_memory_channel[T](math.inf)
 
     async def run(self) -> None:
         """Show the prompt until Ctrl-D.
@@ -63,29 +100,30 @@ class Terminal:
         Cancelled, it takes the prompt away, with what has been typed there.
         """
         self._running = True
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_when_cancelled)
-            interrupted = await trio.to_thread.run_sync(lambda: asyncio.run(self._ask()))
-            nursery.cancel_scope.cancel()
-        self._running = False
-        self._print()
-        self._typed.close()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_when_cancelled)
+                interrupted = await trio.to_thread.run_sync(lambda: asyncio.run(self._ask()))
+                nursery.cancel_scope.cancel()
+        finally:
+            self._running = False
+            self._print()
+            self._typing.close()
         if interrupted:
             raise KeyboardInterrupt
 
-    async def write(self, line: str) -> None:
+    async def write(self, *line: Fragment) -> None:
         """Print a line above the prompt, after waiting while very many are to be printed.
 
         Cancelled, it is printed all the same.
         """
-        self._unprinted.append(line)
+        self._unprinted.append([*line, ("", "\n")])
         if not self._running:
             self._print()
         elif not self._scheduled:
             self._scheduled = True
             self._call(self._print_soon)
         while len(self._unprinted) > _MOST_UNPRINTED:
-            self._printed = trio.Event()
             await self._printed.wait()
 
     async def _stop_when_cancelled(self) -> None:
@@ -101,20 +139,32 @@ class Terminal:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(function)
 
+    def _has_printed(self) -> None:
+        self._printed.set()
+        self._printed = trio.Event()
+
     # -- the other thread
 
     async def _ask(self) -> bool:
         """Pass on what is typed until Ctrl-D or Ctrl-C; say whether it was the latter."""
+        parser = _Parser(self.parse)
         session: PromptSession[str] = PromptSession(
-            erase_when_done=True, interrupt_exception=_InterruptedError
+            self.prompt,
+            validator=parser,
+            validate_while_typing=False,
+            erase_when_done=True,
+            reserve_space_for_menu=0,
+            interrupt_exception=_InterruptedError,
         )
         self._loop = asyncio.get_running_loop()
         self._print_soon()  # what was written before there was a loop
         try:
             while not self._stopping:
-                self._asking = asyncio.ensure_future(session.prompt_async(self.prompt))
-                line = await self._asking
-                self._trio.run_sync_soon(self._typed.send_nowait, line)
+                # An error of the program's is not to wait for a key.
+                asking = session.prompt_async(set_exception_handler=False)
+                self._asking = asyncio.ensure_future(asking)
+                await self._asking
+                self._trio.run_sync_soon(self._typing.send_nowait, parser.parsed)
         except _InterruptedError:
             return True
         except (EOFError, asyncio.CancelledError):
@@ -128,12 +178,10 @@ class Terminal:
     def _print_soon(self) -> None:
         self._printing = run_in_terminal(self._print)
 
+    # -- the other thread while it runs, and Trio's own before and after
+
     def _print(self) -> None:
         self._scheduled = False
         for _ in range(len(self._unprinted)):
-            sys.stdout.write(self._unprinted.popleft() + "\n")
-        sys.stdout.flush()
+            print_formatted_text(self._output, self._unprinted.popleft(), _STYLE)
         self._trio.run_sync_soon(self._has_printed)
-
-    def _has_printed(self) -> None:
-        self._printed.set()

@@ -1,0 +1,206 @@
+"""``bytetalk connect``: talk to a server, at a terminal or through pipes."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any, TextIO
+
+import attrs
+import click
+import trio
+
+from .._codec import Codec
+from .._connection import CloseReason, Connection
+from . import failures
+from .addresses import ADDRESS, Address, name_of, open_connection
+from .codecs import codec_option
+from .conversation import Conversation
+from .piping import READ_SIZE, Input, Output, Piping
+from .tls import ClientTls, client_tls, client_tls_options
+
+# TLS cannot be half-closed, so the end of the replies must be guessed.
+_TLS_WAIT = 2.0
+
+
+@attrs.frozen
+class Options:
+    """What the command line says, but for where to."""
+
+    codec: Codec[Any, Any]
+    timeout: float
+    input: Input
+    output: Output
+    replies: int | None
+    wait: float | None
+
+
+@click.command()
+@click.argument("address", type=ADDRESS)
+@codec_option
+@click.option(
+    "--input",
+    "-i",
+    "input_",
+    type=click.Choice(Input, case_sensitive=False),
+    default=Input.LINES,
+    show_default="lines",
+    help="A message is a line, or the WHOLE input; or it is sent RAW, without framing.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Choice(Output, case_sensitive=False),
+    default=Output.LINES,
+    show_default="lines",
+    help="A message becomes a line, with escapes; or its RAW bytes, and nothing else.",
+)
+@click.option(
+    "--replies",
+    "-n",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End after N messages; if fewer come, fail.",
+)
+@click.option(
+    "--wait",
+    "-w",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Do not half-close after the input's end, but end after so long a silence; "
+    "inf, when the peer does.  [default with TLS: 2; with --replies, too: inf]",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long connecting may take.",
+)
+@client_tls_options
+def command(
+    address: Address,
+    codec: Codec[Any, Any],
+    input_: Input,
+    output: Output,
+    replies: int | None,
+    wait: float | None,
+    timeout: float,
+    **tls: Any,
+) -> None:
+    """Talk to the server at ADDRESS, which is HOST:PORT, :PORT or unix:PATH.
+
+    At a terminal, what is typed is sent, and what comes is shown with its times; /help there says
+    more. Otherwise lines of the input are sent, and what comes is printed, a message a line:
+
+    \b
+      echo hello | bytetalk connect :5555
+      bytetalk connect :5555 < messages.txt > replies.txt
+
+    When the input has ended, the connection is half-closed, and the rest of the replies received.
+    """
+    security = client_tls(**tls)
+    if wait is None and security.ssl_context is not None:
+        wait = _TLS_WAIT if replies is None else math.inf
+    if output is Output.RAW and _is_terminal(sys.stdout):
+        raise click.UsageError("--output raw is not for a terminal, but for a file or a pipe")
+    options = Options(codec, timeout, input_, output, replies, wait)
+    failures.run(_main, address, security, options)
+
+
+async def _main(address: Address, security: ClientTls, options: Options) -> None:
+    async with AsyncExitStack() as stack:
+        with trio.move_on_after(options.timeout) as scope:
+            connection = await stack.enter_async_context(
+                open_connection(
+                    address,
+                    options.codec,
+                    security.ssl_context,
+                    security.server_hostname,
+                    handshake_timeout=None,  # --timeout is for both
+                    # Whether the peer is too slow, someone at a terminal decides; and whoever
+                    # reads our output may be slow for good reasons.
+                    message_timeout=None,
+                    send_timeout=None,
+                    close_timeout=1,
+                )
+            )
+        if scope.cancelled_caught:
+            raise TimeoutError(
+                f"no connection to {address} in {options.timeout:g} seconds (--timeout)"
+            )
+        await _talk(connection, options)
+
+
+async def _talk(connection: Connection[Any, Any], options: Options) -> None:
+    if (
+        options.input is Input.LINES
+        and options.output is Output.LINES
+        and _is_terminal(sys.stdin)
+        and _is_terminal(sys.stdout)
+    ):
+        await _converse(connection, options)
+    else:
+        await Piping(
+            connection,
+            options.codec,
+            _reader(sys.stdin),
+            _writer(sys.stdout),
+            options.input,
+            options.output,
+            options.replies,
+            options.wait,
+        ).run()
+
+
+async def _converse(connection: Connection[Any, Any], options: Options) -> None:
+    peer = name_of(connection.remote_address)
+    click.echo(f"Connected to {peer}; /help says what can be typed, Ctrl-D ends.", err=True)
+    try:
+        await Conversation(connection, options.codec, options.replies).run()
+    finally:
+        await connection.aclose()
+        click.echo(_summary(connection), err=True)
+
+
+def _summary(connection: Connection[Any, Any]) -> str:
+    numbers = connection.statistics()
+    counts = f"{numbers.messages_sent} sent, {numbers.messages_received} received"
+    if connection.close_reason is CloseReason.END_OF_STREAM:
+        counts = f"{counts}; the peer finished"
+    if numbers.bytes_undecoded:
+        counts = (
+            f"{counts}; {numbers.bytes_undecoded} bytes came that are no whole message "
+            "(is --codec the one that the server uses?)"
+        )
+    return counts
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _reader(stream: TextIO | None) -> Callable[[], bytes]:
+    """What reads from the descriptor under a stream.
+
+    Directly, for a thread that is left alone in the middle of it must hold no lock.
+    """
+    if stream is None:  # it was closed before the program began
+        return bytes
+    descriptor = stream.fileno()
+    return lambda: os.read(descriptor, READ_SIZE)
+
+
+def _writer(stream: TextIO | None) -> Callable[[bytes], None]:
+    """What writes to the descriptor under a stream, all of what it is given."""
+
+    def write(data: bytes) -> None:
+        left = memoryview(data)
+        while left and stream is not None:
+            left = left[os.write(stream.fileno(), left) :]
+
+    return write
