@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Any
 
 import attrs
+import click
 import pytest
 import trio
 import trio.testing
@@ -37,6 +38,7 @@ import trustme
 import trio_bytetalk
 import trio_bytetalk.testing
 from trio_bytetalk import Connection, LengthPrefixed, Server
+from trio_bytetalk._cli import codecs, failures, main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "source").rglob("*.rst"))]
@@ -236,6 +238,55 @@ def test_the_tables_of_limits_have_every_setting_with_its_default() -> None:
         setting: "None" if default in (None, math.inf) else str(default)
         for setting, default in defaults.items()
     }
+
+
+def command_line() -> str:
+    return (ROOT / "docs" / "source" / "reference" / "command_line.rst").read_text(encoding="utf-8")
+
+
+def test_the_command_lines_tables_have_every_codec_with_its_settings() -> None:
+    rows = re.findall(
+        r"^   \* - ``([\w-]+)``\n     - `(.+)`\n     - (.+(?:\n       .+)*)$",
+        command_line(),
+        re.MULTILINE,
+    )
+    documented = {name: (made, re.findall(r"``(\w+)``", settings)) for name, made, settings in rows}
+    expected = {}
+    kinds: dict[str, codecs.Framing | codecs.Layer] = {**codecs.FRAMINGS, **codecs.LAYERS}
+    for name, kind in kinds.items():
+        fields = () if kind.codec is None else attrs.fields(kind.codec)
+        settings = [field.name for field in fields if field.init and field.name != "inner"]
+        settings.sort(key=lambda setting: setting != kind.argument)  # the one without a key first
+        layer = name in codecs.LAYERS
+        made = f"Codec.{name}" if layer else getattr(kind.codec, "__name__", "")
+        expected[name] = (made, settings)
+    assert documented == expected
+
+
+def test_the_command_lines_examples_of_codecs_are_codecs() -> None:
+    examples = re.search(r"::\n\n((?:   \S+\n)+)", command_line())
+    assert examples is not None
+    *known, own = examples[1].split()
+    assert own == "mymodule:codec"
+    assert len(known) > 4
+    for each in known:
+        codecs.parse_codec(each)
+
+
+def test_the_command_lines_commands_and_options_exist() -> None:
+    page = command_line()
+    commands = [*main.COMMANDS, *main.program.commands]
+    assert set(re.findall(r"``bytetalk (\w+)\b", page)) <= {*commands, "COMMAND"}
+    ctx = click.Context(main.program)
+    options = {
+        option
+        for command in [main.program, *(main.program.get_command(ctx, name) for name in commands)]
+        if command is not None
+        for parameter in command.get_params(ctx)
+        for option in [*parameter.opts, *parameter.secondary_opts]
+    }
+    assert set(re.findall(r"``(--[\w-]+)", page)) <= options
+    assert f"``{failures.DEBUG_VARIABLE}``" in page
 
 
 def architecture() -> ModuleType:
