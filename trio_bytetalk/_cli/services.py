@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable
 from typing import Any, Final
@@ -59,23 +60,20 @@ class Chat:
         """Serve one of them."""
         peer = self.peers.of(connection)
         others = len(self.server.connections) - 1
-        if self._labelled is not None:
-            await connection.send(
-                self._noticed(
-                    f"you are {peer.name}, with {others} more; {_NAMING}NAME to be called that"
-                )
-            )
+        await self._answer(
+            connection, f"you are {peer.name}, with {others} more; {_NAMING}NAME to be called that"
+        )
         self._tell(f"{peer.name} joined", connection)
         async for message in connection:
             name = self._name_in(message)
             if name is None:
                 self._pass_on(message, connection)
             elif not (name.isidentifier() and len(name) <= _LONGEST_NAME):
-                await connection.send(
-                    self._noticed(f"a name is one word of at most {_LONGEST_NAME} letters")
+                await self._answer(
+                    connection, f"a name is one word of at most {_LONGEST_NAME} letters"
                 )
             elif any(self.peers.of(one).name == name for one in self.server.connections):
-                await connection.send(self._noticed(f"{name} is taken"))
+                await self._answer(connection, f"{name} is taken")
             else:
                 self._tell(f"{peer.name} is {name} now", connection)
                 peer.name = name
@@ -94,10 +92,16 @@ class Chat:
             return text.removeprefix(_NAMING).strip()
         return None
 
+    async def _answer(self, connection: Connection[Any, Any], notice: str) -> None:
+        if self._labelled is not None:
+            with contextlib.suppress(EncodeError):  # a codec may have little room, or be of ASCII
+                await connection.send(self._noticed(notice))
+
     def _tell(self, notice: str, connection: Connection[Any, Any]) -> None:
         if self._labelled is not None:
             # Who is so slow that there is no room has to go, rather than miss lines unawares.
-            self.server.broadcast(self._noticed(notice), exclude=connection, when_full="close")
+            with contextlib.suppress(EncodeError):
+                self.server.broadcast(self._noticed(notice), exclude=connection, when_full="close")
 
     def _pass_on(self, message: Any, connection: Connection[Any, Any]) -> None:
         if self._labelled is not None:

@@ -1,0 +1,113 @@
+"""Who is connected: names, and what is logged at the beginning and the end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import trio
+from pairs import memory, tcp
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_bytetalk import Connection, Server, open_connection, open_unix_connection
+from trio_bytetalk._cli.peers import NO_TRAFFIC, Peers, Traffic
+
+BytesConnection = Connection[bytes, bytes]
+
+
+async def echo(connection: BytesConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+async def test_a_connection_is_logged_with_what_it_has_done(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trio_bytetalk.serve")
+    server = Server(echo)
+    peers = Peers(server)
+    client, end = tcp()
+    address = f"127.0.0.1:{client.socket.getsockname()[1]}"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, end)
+        async with open_connection(client) as connection:
+            await connection.send(b"hello")
+            assert await connection.receive() == b"hello"
+            [served] = server.connections
+            assert peers.of(served).address == peers.of(served).name == address
+            began = peers.of(served).since
+            assert began <= trio.current_time()
+    connected, disconnected = caplog.messages
+    assert connected == f"{address} connected"
+    assert disconnected.startswith(
+        f"{address} disconnected: the peer finished; 1 message and 9 B in, 1 message and 9 B out, "
+        "after "
+    )
+    assert peers.endings == {"the peer finished": 1}
+
+
+async def test_ends_by_errors_are_counted_by_their_kind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(connection: BytesConnection) -> None:
+        raise ValueError(f"\x1b[31m{await connection.receive()!r}")
+
+    caplog.set_level(logging.INFO, "trio_bytetalk.serve")
+    server = Server(fail)
+    peers = Peers(server)
+    for message in (b"one", b"two"):
+        ours, theirs = memory()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, theirs)
+            async with open_connection(ours) as connection:
+                await connection.send(message)
+                await wait_all_tasks_blocked()
+    assert peers.endings == {"ValueError": 2}
+    assert r"disconnected: \x1b[31mb'one'; 1 message and 7 B in" in caplog.text
+    assert "\x1b" not in "".join(
+        message for message in caplog.messages if "disconnected" in message
+    )
+
+
+async def test_clients_of_a_unix_socket_are_numbered(tmp_path: Path, nursery: trio.Nursery) -> None:
+    server = Server(echo)
+    peers = Peers(server)
+    path = tmp_path / "socket"
+    await nursery.start(server.serve_unix, path)
+    async with open_unix_connection(path), open_unix_connection(path):
+        await wait_all_tasks_blocked()
+        while len(server.connections) < 2:
+            await trio.lowlevel.checkpoint()
+        addresses = {peers.of(connection).address for connection in server.connections}
+        assert addresses == {"unix#1", "unix#2"}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_no_hook_was_told_of_is_a_peer_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Cancelled before its first event, it has its last one all the same."""
+    caplog.set_level(logging.INFO, "trio_bytetalk.serve")
+    server = Server(echo)
+    stuck = trio.Event()
+
+    @server.on_connect
+    async def wait(_connection: BytesConnection) -> None:
+        stuck.set()
+        await trio.sleep_forever()
+
+    peers = Peers(server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, memory()[0])
+        await stuck.wait()
+        nursery.cancel_scope.cancel()
+    assert peers.endings == {"cancelled": 1}
+    [message] = caplog.messages
+    assert message.startswith("unix#1 disconnected: cancelled; 0 messages and 0 B in")
+
+
+def test_rates_are_differences_by_time() -> None:
+    before, now = Traffic(10, 20, 300, 400), Traffic(20, 40, 600, 1000)
+    assert now.since(before, 2) == Traffic(5, 10, 150, 300)
+    assert now.since(before, 0) is NO_TRAFFIC
