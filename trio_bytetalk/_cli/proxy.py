@@ -109,7 +109,7 @@ async def secured(
 
 
 async def accept_from(
-    listener: trio.SocketListener,
+    listener: trio.abc.Listener[trio.SocketStream],
     take: Callable[[trio.SocketStream], object],
     complain: Callable[[OSError], object],
 ) -> NoReturn:
