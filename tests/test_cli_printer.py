@@ -106,6 +106,21 @@ async def test_after_a_gap_it_goes_on(printer: Printer, output: Output) -> None:
     assert output.lines == [*"abc", "(1 not shown)", "e"]
 
 
+async def test_what_is_missing_at_the_very_end_is_told_too(
+    printer: Printer, output: Output
+) -> None:
+    output.may_go_on.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(printer.run)
+        await trio.testing.wait_all_tasks_blocked()
+        printer.drop()
+        while not output.lines:
+            await trio.lowlevel.checkpoint()
+        printer.drop()
+        printer.close()
+    assert output.lines == ["(1 not shown)"] * 2
+
+
 async def test_lines_of_weight_have_an_end_too(printer: Printer, output: Output) -> None:
     for _ in range(10):
         printer.put("x")

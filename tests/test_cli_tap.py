@@ -62,7 +62,7 @@ def test_messages_with_their_frames_and_offsets_however_they_are_cut(
     seen = see_all(tap, cut(b"".join(frames), sizes))
     offset = 0
     for each, message, one_frame in zip(seen, messages, frames, strict=True):
-        assert each == Message(offset, one_frame, message)
+        assert each == Message(offset, one_frame, message, False)
         offset += len(one_frame)
     assert tap.size == offset
 
@@ -97,7 +97,7 @@ def test_whatever_bytes_it_sees_what_a_connection_would_and_goes_on_where_that_c
 def test_bytes_of_another_protocol_end_the_decoding_and_a_specimen_is_kept() -> None:
     tap = Tap(LengthPrefixed(), PLENTY)
     message, problem = tap.feed(frame(b"hi") + b"GET / HTTP/1.1\r\n\r\n")
-    assert message == Message(0, frame(b"hi"), b"hi")
+    assert message == Message(0, frame(b"hi"), b"hi", False)
     assert isinstance(problem, Problem)
     assert (problem.offset, problem.kind) == (6, Kind.UNDECODABLE)
     assert problem.frame == b"GET / HTTP/1.1\r\n"
@@ -110,10 +110,10 @@ def test_bytes_of_another_protocol_end_the_decoding_and_a_specimen_is_kept() -> 
 def test_an_invalid_message_does_not_end_the_decoding() -> None:
     frames = [frame(b"[1]"), frame(b"[1"), frame(b"[2]")]
     one, problem, two = Tap(LengthPrefixed().json(), PLENTY).feed(b"".join(frames))
-    assert one == Message(0, frames[0], [1])
+    assert one == Message(0, frames[0], [1], True)
     assert isinstance(problem, Problem)
     assert (problem.offset, problem.frame, problem.kind) == (7, frames[1], Kind.INVALID)
-    assert two == Message(13, frames[2], [2])
+    assert two == Message(13, frames[2], [2], True)
 
 
 def test_an_end_within_a_message() -> None:
@@ -139,7 +139,7 @@ def test_a_last_message_that_only_the_end_completes() -> None:
             return UntilTheEnd()
 
     seen = see_all(Tap(AllInOne(len), PLENTY), [b"ab", b"c"])
-    assert seen == [Message(0, b"abc", b"abc")]
+    assert seen == [Message(0, b"abc", b"abc", False)]
 
 
 @pytest.mark.parametrize(

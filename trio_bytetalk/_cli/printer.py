@@ -57,6 +57,7 @@ class Printer:
         """Count a line that is left out."""
         self._missing += 1
         self.dropped += 1
+        self._changed.set()
 
     def close(self) -> None:
         """Have `run` return when all is printed."""
@@ -69,8 +70,8 @@ class Printer:
         Cancelled, it does not wait for what is being printed, and prints no more.
         """
         try:
-            while self._lines or not self._closed:
-                if self._lines:
+            while self._lines or self._missing or not self._closed:
+                if self._lines or self._missing:
                     self._mark_missing()
                     text = "\n".join(self._lines) + "\n"
                     self._lines.clear()

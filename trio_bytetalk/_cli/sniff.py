@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TextIO
 
 import attrs
 import click
 import trio
+from rich.console import Console
 
 from .._codec import Codec
-from .._errors import in_words
 from . import failures
 from .addresses import ADDRESS, Address, name_of
 from .codecs import CODEC, codec_option
@@ -30,9 +29,6 @@ _IN_A_ROW: Final = 100
 
 # For how many seconds the output may take what is left at the end.
 _LAST_LINES: Final = 1.0
-
-# How much is shown of why there is no connection.
-_SHOWN: Final = 500
 
 
 @attrs.define
@@ -106,7 +102,7 @@ class Sniffer:
     requests: Total = attrs.field(factory=Total, init=False)
     replies: Total = attrs.field(factory=Total, init=False)
 
-    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+    async def serve(self, listeners: Sequence[trio.abc.Listener[trio.SocketStream]]) -> None:
         """Accept connections until it is cancelled; then they are reset."""
         async with trio.open_nursery() as nursery:
 
@@ -127,7 +123,7 @@ class Sniffer:
                 client = await secured(client, self.ssl_context)
             target = await self.connect()
         except (OSError, trio.BrokenResourceError) as error:
-            reason = in_words(error, _SHOWN)
+            reason = failures.Failure(error).message
             self._note(number, "failed", reason, reason=reason)
             await reset(client)
             return
@@ -161,7 +157,7 @@ class Sniffer:
         return text
 
     def _complain(self, error: OSError) -> None:
-        reason = in_words(error, _SHOWN)
+        reason = failures.Failure(error).message
         self._note(None, "full", f"accepting no connections for now: {reason}", reason=reason)
 
     def _note(self, number: int | None, event: str, text: str, **facts: Any) -> None:
@@ -192,8 +188,7 @@ async def run(
                     async with trio.open_nursery() as serving:
                         serving.start_soon(sniffer.serve, listeners)
                         say(f"listening on {where}, passing on to {target}; Ctrl-C ends it")
-                        async for _ in signals:
-                            break
+                        await anext(signals)
                         serving.cancel_scope.cancel()
         finally:
             sniffer.printer.close()
@@ -201,10 +196,11 @@ async def run(
 
 
 def transcript_for(stream: TextIO, *, json: bool, dump: bool, most: int) -> Transcript:
-    """What lines look like on ``stream``: with colours on a terminal, unless NO_COLOR is set."""
+    """What lines look like on ``stream``; there are colours where rich would have some."""
     if json:
         return JsonLines()
-    return Readable(most, dump, stream.isatty() and not os.environ.get("NO_COLOR"))
+    console = Console(file=stream)
+    return Readable(most, dump, console.color_system is not None and not console.no_color)
 
 
 @click.command()

@@ -11,6 +11,7 @@ import attrs
 from .._buffer import ReceiveBuffer
 from .._codec import NEED_DATA, Codec, Reader
 from .._errors import ProtocolError, in_words
+from . import messages
 
 # How much of an error is shown; what a peer sent may be a part of it.
 _SHOWN: Final = 300
@@ -30,6 +31,9 @@ class Message:
     """As it passed."""
 
     message: Any
+
+    is_value: bool
+    """Whether it is one of JSON or the like, and not text or bytes as they are."""
 
 
 class Kind(enum.Enum):
@@ -84,8 +88,11 @@ class Tap:
         factory=bytearray, init=False
     )  # what the buffer holds, as it came
 
+    _values: bool = attrs.field(init=False)
+
     def __attrs_post_init__(self) -> None:
         self._reader = self.codec.reader()
+        self._values = messages.kind_of(self.codec) is messages.Kind.VALUES
 
     def feed(self, data: bytes) -> Iterator[Seen]:
         """What can be decoded now that ``data`` has come. Go through all of it."""
@@ -129,7 +136,7 @@ class Tap:
             if problem is None:
                 if message is NEED_DATA:
                     break
-                yield Message(offset, frame, message)
+                yield Message(offset, frame, message, self._values)
             elif used:
                 # A reader that consumed the faulty message lets the connection go on.
                 yield Problem(offset, frame, problem, Kind.INVALID)

@@ -64,7 +64,7 @@ class Readable(Transcript):
     colours: bool = False
 
     def message(self, now: float, number: int, way: Way, seen: Message) -> str:
-        text, data = self._content(seen.message)
+        text, data = self._content(seen)
         if self.hex:
             data = seen.frame
         front = self._front(now, number, way)
@@ -93,17 +93,21 @@ class Readable(Transcript):
     def _styled(self, text: str, colour: str) -> str:
         return click.style(text, fg=colour) if self.colours else text
 
-    def _content(self, message: Any) -> tuple[str, Any]:
+    def _content(self, seen: Message) -> tuple[str, Any]:
         """A message as text, or else as bytes to be dumped."""
+        message = seen.message
         if isinstance(message, _BYTES):
             head = _head(message, self.most)
             if text_of(head) is None:
                 return "", message
             return escaped(head) + _more(len(message) - len(head), "bytes"), b""
-        if isinstance(message, str):
+        if isinstance(message, str) and not seen.is_value:
             rest = len(message) - self.most
             return show(message[: self.most]) + _more(rest, "characters"), b""
-        text = show(message)
+        if isinstance(message, str):  # "1" is not 1
+            text = json.dumps(message, ensure_ascii=not message.isprintable())
+        else:
+            text = show(message)
         return text[: self.most] + _more(len(text) - self.most, "characters"), b""
 
     def _dumped(self, line: str, data: Any) -> str:
