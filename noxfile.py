@@ -10,6 +10,7 @@ Those who have nox use it as usual: ``nox -s tests``.
 import hashlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -115,11 +116,26 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, in docs/_build/html. A warning is an error."""
+    """The documentation, in docs/_build/html. A warning is an error, and so is a broken link in it.
+
+    Links to other sites are another session's, ``linkcheck``.
+    """
     install(session, "-e", ".[docs]")
+    shutil.rmtree("docs/_build/html", ignore_errors=True)  # pages that there are no more
     session.run(
         *("python", "-m", "sphinx", "--fresh-env", "--nitpicky", "--fail-on-warning"),
         *("--keep-going", "--quiet", "-b", "html", "docs/source", "docs/_build/html"),
+    )
+    session.run("python", "docs/check_links.py", "docs/_build/html")
+
+
+@nox.session
+def linkcheck(session: nox.Session) -> None:
+    """Whether the documentation's links to other sites lead somewhere. This needs a network."""
+    install(session, "-e", ".[docs]")
+    session.run(
+        *("python", "-m", "sphinx", "--fresh-env", "--quiet"),
+        *("-b", "linkcheck", "docs/source", "docs/_build/linkcheck"),
     )
 
 
