@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bytetalk._cli.figures import duration, plural, size, sparkline
+from trio_bytetalk._cli.figures import duration, latency, number, plural, size, sparkline
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,40 @@ def test_a_size_is_short(count: float) -> None:
 )
 def test_a_duration_is_seconds_or_looks_like_a_clock(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "words"),
+    [
+        (0, "0 ns"),
+        (999, "999 ns"),
+        (999.6, "1.00 µs"),
+        (1234, "1.23 µs"),
+        (99_960, "100 µs"),
+        (999_600, "1.00 ms"),
+        (10_027_007, "10.0 ms"),
+        (2.5e9, "2.50 s"),
+        (3600e9, "3600 s"),
+    ],
+)
+def test_a_latency_has_three_digits_and_a_unit(nanoseconds: float, words: str) -> None:
+    assert latency(nanoseconds) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0"),
+        (0.25, "0.25"),
+        (7, "7"),
+        (8.12, "8.1"),
+        (99.94, "99.9"),
+        (99.96, "100"),
+        (45123.4, "45,123"),
+    ],
+)
+def test_a_number_has_as_many_digits_as_are_of_use(value: float, words: str) -> None:
+    assert number(value) == words
 
 
 def test_one_is_one_and_all_else_are_many() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _UNITS: Final = ("kB", "MB", "GB", "TB")
+_TIMES: Final = ("µs", "ms", "s")
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _ASCII_BARS: Final = "_.:-=+*#"
@@ -20,8 +21,30 @@ def size(count: float) -> str:
         count /= 1000
         if count < 999.5 or unit == _UNITS[-1]:
             break
-    # Three digits, as far as they go.
-    return f"{count:.{2 if count < 9.995 else 1 if count < 99.95 else 0}f} {unit}"
+    return f"{_three_digits(count)} {unit}"
+
+
+def latency(nanoseconds: float) -> str:
+    """Nanoseconds, with a unit of a thousand, a million, ... of them: ``12.3 µs``."""
+    if round(nanoseconds) < 1000:
+        return f"{nanoseconds:.0f} ns"
+    for unit in _TIMES:
+        nanoseconds /= 1000
+        if nanoseconds < 999.5 or unit == _TIMES[-1]:
+            break
+    return f"{_three_digits(nanoseconds)} {unit}"
+
+
+def number(value: float) -> str:
+    """As many digits as its reader can use: ``0.25``, ``8.1``, ``45,123``."""
+    if value >= 99.95 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def _three_digits(value: float) -> str:
+    """As far as they go: what is larger has more."""
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
 def duration(seconds: float) -> str:

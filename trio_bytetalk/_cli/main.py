@@ -13,7 +13,7 @@ from . import failures
 from .codecs import overview
 
 # A command ``x`` is ``command`` in the module ``_cli/x.py``, which is imported when it is needed.
-COMMANDS: tuple[str, ...] = ("serve", "connect", "sniff")
+COMMANDS: tuple[str, ...] = ("serve", "connect", "bench", "sniff")
 
 
 _SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}

@@ -1,0 +1,330 @@
+"""``bytetalk bench``: how fast a server answers, and how evenly."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+import trio
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from .._codec import Codec
+from .addresses import ADDRESS, Address, open_connection
+from .bench_report import About, as_html, as_json
+from .bench_view import Screen, error_words, plan_words, print_text, results, second_line
+from .codecs import codec_option
+from .failures import INTERRUPTED, run
+from .load import Load, Opener, Plan, Result
+from .messages import parse_message
+from .payload import DEFAULT_SIZE, Payload, checked, generated
+from .tls import client_tls, client_tls_options
+
+# In seconds.
+_DRAWING: Final = 0.5
+
+# How long, in seconds, the thread that draws may hold the interpreter when a reply has come. By
+# default it is ten times as long: that would be seen in the latencies.
+_SWITCHING: Final = 0.0005
+
+# Descriptors beside those of the connections: the standard ones, Trio's, and those of whatever
+# is being looked up or imported.
+_OTHER_DESCRIPTORS: Final = 32
+
+
+class _Positive(click.FloatRange):
+    """A number above 0, or from 0 on, which "nan" and "inf" are not."""
+
+    def __init__(self, *, or_zero: bool = False) -> None:
+        super().__init__(min=0, min_open=not or_zero)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+class _OutputFile(click.Path):
+    """A file that can be written: to find out after the run that it cannot would be too late."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, allow_dash=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = str(super().convert(value, param, ctx))
+        folder = Path(path).parent
+        if path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            self.fail(f"{str(folder)!r} is no directory that can be written to", param, ctx)
+        return path
+
+
+_FILE: Final = _OutputFile()
+
+
+@click.command(short_help="Measure how fast a server answers.")
+@click.argument("address", type=ADDRESS)
+@click.option(
+    "--connections",
+    "-n",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many connections to open.",
+)
+@click.option(
+    "--window",
+    "-w",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many messages each may have in flight, that is, without a reply.",
+)
+@click.option(
+    "--size",
+    "-s",
+    metavar="BYTES",
+    type=click.IntRange(min=0),
+    help="Bytes of a message; characters, for a codec of text or of values, which are strings "
+    f"then.  [default: {DEFAULT_SIZE}, or what the codec asks for]",
+)
+@click.option(
+    "--message", "-m", metavar="TEXT", help="Send this message, written as for 'bytetalk connect'."
+)
+@click.option(
+    "--duration",
+    "-d",
+    metavar="SECONDS",
+    type=_Positive(),
+    default=10,
+    show_default=True,
+    help="Seconds to measure for.",
+)
+@click.option(
+    "--warmup",
+    metavar="SECONDS",
+    type=_Positive(or_zero=True),
+    default=1,
+    show_default=True,
+    help="Seconds of the same before that, which do not count.",
+)
+@click.option(
+    "--rate",
+    "-r",
+    metavar="N",
+    type=_Positive(),
+    help="Messages a second, of all connections together, sent when they are due: an open loop.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=_Positive(),
+    default=10,
+    show_default=True,
+    help="Seconds to wait for a connection, and at the end for the last replies.",
+)
+@click.option("--no-check", is_flag=True, help="Take any reply, not only what was sent.")
+@click.option("--json", metavar="FILE", type=_FILE, help="Write the results as JSON; - is stdout.")
+@click.option("--html", metavar="FILE", type=_FILE, help="Write them as a page with charts.")
+@codec_option
+@client_tls_options
+def command(
+    address: Address,
+    connections: int,
+    window: int,
+    size: int | None,
+    message: str | None,
+    duration: float,
+    warmup: float,
+    rate: float | None,
+    timeout: float,
+    no_check: bool,
+    json: str | None,
+    html: str | None,
+    codec: Codec[Any, Any],
+    **tls: Any,
+) -> None:
+    """Measure how fast the server at ADDRESS answers.
+
+    For any server that sends back what it gets, or (with --no-check) one message for each. Each
+    connection sends as soon as --window allows; each reply is compared with what was sent.
+
+    This is a closed loop: while the server stalls, nothing is sent, so few messages show it, and
+    high percentiles look better than they would to clients that send whenever they want to
+    (coordinated omission). With --rate, each message has its time, and its latency counts from
+    then, even if it had to wait before it could be sent.
+
+    Percentiles are exact to 1 %. Ctrl-C ends it early and prints the results.
+
+    \b
+    A server to try it with, and 50 connections for 5 seconds:
+      bytetalk serve echo
+      bytetalk bench :5555 -n 50 -d 5
+    """
+    if address.path is None and not address.port:
+        raise click.UsageError("ADDRESS needs the server's port, from 1 to 65535")
+    if json == html == "-":
+        raise click.UsageError("--json and --html cannot both go to the standard output")
+    plan = Plan(
+        payload=_payload(codec, size, message, check=not no_check),
+        connections=connections,
+        window=window,
+        duration=duration,
+        warmup=warmup,
+        rate=rate,
+        timeout=timeout,
+        check=not no_check,
+    )
+    allow_descriptors(connections + _OTHER_DESCRIPTORS)
+    security = client_tls(**tls)
+    opener = partial(
+        open_connection,
+        address,
+        codec,
+        security.ssl_context,
+        security.server_hostname,
+        handshake_timeout=None,  # for --timeout is over all of it
+        close_timeout=1,
+    )
+    about = About.now(address, codec)
+    result = run(partial(measure, plan, opener, about.title, Console(stderr=True)))
+    if not result.seconds:
+        _end_without_results(result)
+    if "-" not in (json, html):
+        print_text(Console(highlight=False), results(result, about.title))
+    for file, text in ((json, as_json), (html, as_html)):
+        if file is not None:
+            _write(file, text(result, about))
+    if result.interrupted:
+        sys.exit(INTERRUPTED)
+    if result.vanished:
+        raise click.ClickException(f"all connections ended: {error_words(result.errors, 1)}")
+    if result.errors or result.lost:
+        sys.exit(1)
+
+
+def _end_without_results(result: Result) -> NoReturn:
+    if result.vanished:
+        reasons = error_words(result.errors, 1)
+        raise click.ClickException(f"all connections ended during the warm-up: {reasons}")
+    click.echo("Interrupted before anything was measured.", err=True)
+    sys.exit(INTERRUPTED)
+
+
+def _write(file: str, text: str) -> None:
+    if file == "-":
+        click.echo(text)
+        return
+    try:
+        Path(file).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"cannot write the results: {error}") from error
+    click.echo(f"written: {file}", err=True)
+
+
+async def measure(plan: Plan, opener: Opener, title: str, console: Console) -> Result:
+    """Carry out a plan, and show how it goes on.
+
+    Args:
+      console: Where that is shown: on the whole of a terminal, or in lines.
+
+    Raises:
+      OSError, trio.BrokenResourceError, BytetalkError: there is not even one connection.
+
+    Ctrl-C is `Load.interrupt`.
+    """
+    load = Load(plan, opener)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCHING)
+    try:
+        return await _measure(load, title, console)
+    finally:
+        sys.setswitchinterval(before)
+
+
+async def _measure(load: Load, title: str, console: Console) -> Result:
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            nursery.start_soon(_interrupt, load, signals)
+            if console.is_terminal and not console.is_dumb_terminal:
+                nursery.start_soon(_draw, load, title, console)
+            else:
+                words = plan_words(load.plan, load.plan.connections)
+                print_text(console, Text(f"{title}: {words}"))
+                load.on_second = lambda second: print_text(console, Text(second_line(second)))
+            result = await load.run()
+            nursery.cancel_scope.cancel()
+    return result
+
+
+async def _interrupt(load: Load, signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        load.interrupt()
+
+
+async def _draw(load: Load, title: str, console: Console) -> None:
+    """Draw until cancelled; then the terminal is as it was.
+
+    This is done in another thread, because replies would wait for it: it takes a few milliseconds,
+    and much more where the terminal is slow.
+    """
+    with Live(
+        console=console,
+        screen=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as live:
+        while True:
+            screen = Screen(title, load.snapshot())
+            await trio.to_thread.run_sync(partial(live.update, screen, refresh=True))
+            await trio.sleep(_DRAWING)
+
+
+def allow_descriptors(count: int) -> None:
+    """Have this process allowed so many open files, if it is not.
+
+    Raises:
+      click.UsageError: the system does not allow them.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    if hard == resource.RLIM_INFINITY or hard >= count:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+        except (OSError, ValueError):  # macOS has yet another limit
+            pass
+        else:
+            return
+    allowed = soft if hard == resource.RLIM_INFINITY else hard
+    raise click.UsageError(
+        f"so many connections need {count:,} open files, and this process may have {allowed:,}: "
+        "give fewer --connections, or have the limit raised (ulimit -Hn)"
+    )
+
+
+def _payload(
+    codec: Codec[Any, Any], size: int | None, message: str | None, *, check: bool
+) -> Payload:
+    if size is not None and message is not None:
+        raise click.UsageError("--message has its own size: give it or --size, not both")
+    try:
+        if message is None:
+            return generated(codec, size, check=check)
+        return checked(codec, [parse_message(message, codec)], check=check)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
