@@ -1,0 +1,387 @@
+"""The command bench: its options, what it shows where, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import trio
+import trio.testing
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from trio_bytetalk import Connection, LengthPrefixed, Lines, Server, open_connection
+from trio_bytetalk._cli import bench
+from trio_bytetalk._cli.load import Plan
+from trio_bytetalk._cli.main import program
+from trio_bytetalk._cli.payload import generated
+
+QUICK = ("--duration", "0.05", "--warmup", "0", "--connections", "2")
+
+
+async def echo(connection: Connection[Any, Any]) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+@contextlib.contextmanager
+def serving(server: Server[Any, Any], path: Path) -> Iterator[str]:
+    """A server in another thread, for commands have a Trio run of their own; its address."""
+    ready = threading.Event()
+    stop: list[Any] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve_unix, path)
+            token = trio.lowlevel.current_trio_token()
+            stop.append(partial(token.run_sync_soon, server.stop, 0))
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    ready.wait()
+    try:
+        yield f"unix:{path}"
+    finally:
+        stop[0]()
+        thread.join()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with serving(Server(echo), tmp_path / "socket") as name:
+        yield name
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(program, ["bench", *args])
+
+
+# -- results
+
+
+def test_the_results_are_printed_and_the_seconds_told(address: str) -> None:
+    result = invoke(address, *QUICK)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"bytetalk bench {address}"
+    assert lines[1] == "2 connections, 1 message in flight on each, frames of 68 B, a closed loop"
+    assert "  latency" in result.stdout
+    assert lines[-1] == "  errors                   0"
+    first, second = result.stderr.splitlines()
+    assert first == f"{lines[0]}: {lines[1]}"
+    assert "messages/s" in second
+
+
+def test_the_results_as_json_alone(address: str) -> None:
+    result = invoke(address, *QUICK, "--json", "-")
+    found = json.loads(result.stdout)
+    assert found["address"] == address
+    assert found["messages"] > 0
+    assert found["errors"] == {}
+
+
+def test_the_results_in_files(address: str, tmp_path: Path) -> None:
+    data, page = tmp_path / "results.json", tmp_path / "results.html"
+    result = invoke(address, *QUICK, "--json", str(data), "--html", str(page))
+    assert json.loads(data.read_text("utf-8"))["messages"] > 0
+    assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
+    assert result.stdout.startswith("bytetalk bench")
+    assert result.stderr.splitlines()[-2:] == [f"written: {data}", f"written: {page}"]
+
+
+def test_a_file_that_cannot_be_written_after_all(address: str, tmp_path: Path) -> None:
+    page = tmp_path / "results.html"
+    page.symlink_to("results.html")
+    result = invoke(address, *QUICK, "--html", str(page))
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: cannot write the results: [Errno ")
+    assert result.stdout.startswith("bytetalk bench")
+
+
+def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
+    heard = []
+
+    async def shout(connection: Connection[str, str]) -> None:
+        async for line in connection:
+            heard.append(line)
+            await connection.send(line.upper())
+
+    with serving(Server(shout, codec=Lines()), tmp_path / "socket") as address:
+        options = ("--codec", "lines", "--message", "hello")
+        result = invoke(address, *QUICK, *options, "--no-check")
+        assert result.exit_code == 0
+        assert set(heard) == {"hello"}
+        result = invoke(address, *QUICK, *options)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: all connections ended: 2 x a reply was not what had been sent"
+    )
+    assert "The server went away" in result.stdout
+
+
+def test_a_rate(address: str) -> None:
+    result = invoke(address, *QUICK, "--rate", "1000", "--json", "-")
+    assert json.loads(result.stdout)["plan"]["rate"] == 1000
+
+
+# -- how it ends
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    result = invoke(f"unix:{tmp_path / 'nobody'}", *QUICK)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    _, error = result.stderr.splitlines()
+    assert error.startswith("Error: [Errno 2] cannot connect to ")
+
+
+def test_a_server_that_leaves_at_once(tmp_path: Path) -> None:
+    async def leave(connection: Connection[Any, Any]) -> None:
+        await connection.receive()
+
+    with serving(Server(leave), tmp_path / "socket") as address:
+        result = invoke(address, "--connections", "2")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == (
+        "Error: all connections ended during the warm-up: 2 x the server closed the connection"
+    )
+
+
+def test_results_with_errors_have_another_exit_code(tmp_path: Path) -> None:
+    served = 0
+
+    async def leave_one(connection: Connection[Any, Any]) -> None:
+        nonlocal served
+        served += 1
+        await (echo(connection) if served == 1 else connection.receive())
+
+    with serving(Server(leave_one), tmp_path / "socket") as address:
+        result = invoke(address, *QUICK)
+    assert result.exit_code == 1
+    assert "1 x  the server closed the connection" in result.stdout
+    assert "Error" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("warmup", "output", "error"),
+    [
+        ("0", "Interrupted before the time was over.\n", ""),
+        ("600", "", "Interrupted before anything was measured.\n"),
+    ],
+)
+def test_ctrl_c(tmp_path: Path, warmup: str, output: str, error: str) -> None:
+    async def interrupt(connection: Connection[Any, Any]) -> None:
+        for _ in range(10):
+            await connection.send(await connection.receive())
+        signal.raise_signal(signal.SIGINT)
+        await echo(connection)
+
+    with serving(Server(interrupt), tmp_path / "socket") as address:
+        result = invoke(address, "--connections", "1", "--duration", "600", "--warmup", warmup)
+    assert result.exit_code == 130
+    assert result.stdout.endswith(output)
+    assert result.stderr.endswith(error)
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["0"], "ADDRESS needs the server's port, from 1 to 65535"),
+        ([":1", "--json", "-", "--html", "-"], "--json and --html cannot both go to"),
+        ([":1", "--size", "9", "--message", "m"], "give it or --size, not both"),
+        ([":1", "--codec", "chunks"], "this codec does not receive such messages as it sends"),
+        ([":1", "--codec", "json+lines", "--message", "{"], "messages are typed as JSON"),
+        ([":1", "--duration", "nan"], "'nan' is no finite number"),
+        ([":1", "--duration", "0"], "0.0 is not in the range x>0"),
+        ([":1", "--warmup", "inf"], "'inf' is no finite number"),
+        ([":1", "--json", "/no/such/file"], "'/no/such' is no directory that can be written to"),
+        ([":1", "--connections", "0"], "0 is not in the range x>=1"),
+        ([":1", "--connections", "99999999999"], "give fewer --connections"),
+    ],
+)
+def test_mistakes_on_the_command_line(args: list[str], problem: str) -> None:
+    result = invoke(*args)
+    assert result.exit_code == 2
+    assert problem in result.stderr.splitlines()[-1]
+    assert result.stdout == ""
+
+
+def test_help_fits_80_columns_and_speaks_of_the_closed_loop() -> None:
+    result = CliRunner().invoke(program, ["bench", "--help"], terminal_width=80)
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "closed loop" in result.stdout
+    assert "coordinated omission" in " ".join(result.stdout.split())
+
+
+# -- while it runs
+
+
+def in_memory(nursery: trio.Nursery, delay: float) -> Any:
+    """What opens connections to a server that takes so many seconds for each reply."""
+
+    async def slow_echo(connection: Connection[bytes, bytes]) -> None:
+        async for message in connection:
+            await trio.sleep(delay)
+            await connection.send(message)
+
+    server = Server(slow_echo)
+
+    @contextlib.asynccontextmanager
+    async def open_one() -> AsyncIterator[Connection[Any, Any]]:
+        ours, theirs = trio.testing.memory_stream_pair()
+        nursery.start_soon(server.serve_stream, theirs)
+        async with open_connection(ours) as connection:
+            yield connection
+
+    return open_one
+
+
+PLAN = Plan(payload=generated(LengthPrefixed(), 64), connections=2, duration=3)
+
+
+async def test_without_a_terminal_there_is_a_line_for_each_second(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    before = sys.getswitchinterval()
+    console = Console(file=io.StringIO(), width=20)
+    result = await bench.measure(PLAN, in_memory(nursery, 0.1), "a title", console)
+    assert sys.getswitchinterval() == before
+    assert isinstance(console.file, io.StringIO)
+    title, *seconds = console.file.getvalue().splitlines()
+    assert title == (
+        "a title: 2 connections, 1 message in flight on each, frames of 68 B, a closed loop"
+    )
+    assert [line[:8] for line in seconds] == ["   1.0 s", "   2.0 s", "   3.0 s"]
+    assert len(result.seconds) == 3
+
+
+async def test_a_dumb_terminal_gets_lines_too(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    console = Console(file=io.StringIO(), force_terminal=True)
+    await bench.measure(PLAN, in_memory(nursery, 0.1), "", console)
+    assert isinstance(console.file, io.StringIO)
+    assert "   3.0 s" in console.file.getvalue()
+
+
+async def test_a_terminal_is_drawn_on_and_left_as_it_was(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
+    await bench.measure(PLAN, in_memory(nursery, 0.1), "a title", console)
+    assert isinstance(console.file, io.StringIO)
+    written = console.file.getvalue()
+    assert written.index("\x1b[?1049h") < written.index(" a title") < written.index("\x1b[?1049l")
+    assert written.count(" a title") > 1
+
+
+async def test_ctrl_c_ends_it_early(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def interrupt() -> None:
+        await trio.sleep(1.55)
+        signal.raise_signal(signal.SIGINT)
+
+    nursery.start_soon(interrupt)
+    console = Console(file=io.StringIO())
+    result = await bench.measure(PLAN, in_memory(nursery, 0.25), "", console)
+    assert result.interrupted
+    assert 0.55 <= result.elapsed < 3
+    assert result.messages > 0
+
+
+def read_until(descriptor: int, mark: str) -> str:
+    """What comes on a descriptor, up to this mark, or to the end."""
+    text = ""
+    while mark not in text:
+        try:
+            data = os.read(descriptor, 4096)
+        except OSError:  # of a terminal that nobody has open any more
+            break
+        text += data.decode(errors="replace")
+    return text
+
+
+def test_ctrl_c_on_a_real_terminal_prints_the_results(address: str) -> None:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trio_bytetalk", "bench", address, "-d", "600", "--warmup", "0"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+    )
+    os.close(theirs)
+    with process, os.fdopen(ours, "rb", 0):
+        assert "measuring" in read_until(ours, "measuring")
+        process.send_signal(signal.SIGINT)
+        assert "\x1b[?1049l" in read_until(ours, "\x1b[?1049l")
+        assert process.stdout is not None
+        output = process.stdout.read()
+        assert process.wait() == 130
+    assert output.startswith(f"bytetalk bench {address}\n")
+    assert "Interrupted before the time was over." in output
+    assert "\x1b" not in output
+
+
+# -- descriptors
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The limits of open files, as this process has set them; at first 100, and at most 200."""
+    current = [(100, 200)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: current[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: current.append(limits))
+    return current
+
+
+def test_the_limit_of_open_files_is_raised_if_it_has_to_be(limits: list[tuple[int, int]]) -> None:
+    bench.allow_descriptors(100)
+    assert len(limits) == 1
+    bench.allow_descriptors(150)
+    assert limits[1:] == [(150, 200)]
+
+
+def test_a_limit_that_cannot_be_raised_is_told(
+    limits: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(click.UsageError, match="have 200: give fewer"):
+        bench.allow_descriptors(201)
+    assert len(limits) == 1
+
+    def refuse(_kind: int, _limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    limits.append((100, resource.RLIM_INFINITY))
+    with pytest.raises(click.UsageError, match="have 100: give fewer"):
+        bench.allow_descriptors(201)
+
+
+def test_no_limit_is_no_problem(limits: list[tuple[int, int]]) -> None:
+    limits.append((resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    bench.allow_descriptors(10**9)
+    assert len(limits) == 2
