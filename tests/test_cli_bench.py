@@ -146,7 +146,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     _, error = result.stderr.splitlines()
-    assert error.startswith("Error: [Errno 2] cannot connect to ")
+    assert error.startswith("Error: cannot connect to ")
 
 
 def test_a_server_that_leaves_at_once(tmp_path: Path) -> None:

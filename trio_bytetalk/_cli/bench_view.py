@@ -197,6 +197,7 @@ def histogram_lines(latencies: Histogram, most: int, width: int) -> list[Text]:
         text.append(f"{share(each.count, total):>8} ", "not dim")
         room = min(width - text.cell_len - 1, _LONGEST_BAR)
         text.append(_bar(each.count / highest, room), "cyan not dim")
+        text.rstrip()
         lines.append(text)
     return lines
 
