@@ -80,7 +80,7 @@ def test_the_results_are_printed_and_the_seconds_told(address: str) -> None:
     assert lines[0] == f"bytetalk bench {address}"
     assert lines[1] == "2 connections, 1 message in flight on each, frames of 68 B, a closed loop"
     assert "  latency" in result.stdout
-    assert lines[-1] == "  errors                   0"
+    assert "  errors                   0" in lines
     first, second = result.stderr.splitlines()
     assert first == f"{lines[0]}: {lines[1]}"
     assert "messages/s" in second
@@ -180,7 +180,7 @@ def test_results_with_errors_have_another_exit_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("warmup", "output", "error"),
     [
-        ("0", "Interrupted before the time was over.\n", ""),
+        ("0", "Interrupted before the time was over.", ""),
         ("600", "", "Interrupted before anything was measured.\n"),
     ],
 )
@@ -194,7 +194,8 @@ def test_ctrl_c(tmp_path: Path, warmup: str, output: str, error: str) -> None:
     with serving(Server(interrupt), tmp_path / "socket") as address:
         result = invoke(address, "--connections", "1", "--duration", "600", "--warmup", warmup)
     assert result.exit_code == 130
-    assert result.stdout.endswith(output)
+    assert output in result.stdout
+    assert bool(output) is bool(result.stdout)
     assert result.stderr.endswith(error)
 
 
