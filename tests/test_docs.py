@@ -21,6 +21,7 @@ import importlib.util
 import inspect
 import math
 import re
+import shlex
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -240,6 +241,14 @@ def test_the_tables_of_limits_have_every_setting_with_its_default() -> None:
     }
 
 
+def commands_of_the_program() -> dict[str, click.Command]:
+    ctx = main.program.make_context("bytetalk", [], resilient_parsing=True)
+    commands = {
+        name: main.program.get_command(ctx, name) for name in main.program.list_commands(ctx)
+    }
+    return {name: command for name, command in commands.items() if command is not None}
+
+
 def command_line() -> str:
     return (ROOT / "docs" / "source" / "reference" / "command_line.rst").read_text(encoding="utf-8")
 
@@ -275,18 +284,52 @@ def test_the_command_lines_examples_of_codecs_are_codecs() -> None:
 
 def test_the_command_lines_commands_and_options_exist() -> None:
     page = command_line()
-    commands = [*main.COMMANDS, *main.program.commands]
+    commands = commands_of_the_program()
     assert set(re.findall(r"``bytetalk (\w+)\b", page)) <= {*commands, "COMMAND"}
-    ctx = click.Context(main.program)
     options = {
         option
-        for command in [main.program, *(main.program.get_command(ctx, name) for name in commands)]
-        if command is not None
-        for parameter in command.get_params(ctx)
+        for command in [main.program, *commands.values()]
+        for parameter in command.params
         for option in [*parameter.opts, *parameter.secondary_opts]
     }
-    assert set(re.findall(r"``(--[\w-]+)", page)) <= options
+    assert set(re.findall(r"``(--[\w-]+)", page)) <= {*options, "--help"}
     assert f"``{failures.DEBUG_VARIABLE}``" in page
+
+
+def shell_lines() -> Iterator[tuple[str, str, list[str]]]:
+    """Each ``bytetalk`` that a page would have one type, as page, command and arguments."""
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            typed = re.search(
+                r"(?:^ *\$ (?:.* )?|`(?:[^`]* )?)bytetalk (\w+)((?: [^`]*)?)(?:`|$)", line
+            )
+            if typed is not None and typed[1] != "COMMAND":
+                words = shlex.split(re.split(r" [|<>&]", typed[2])[0])
+                if not any(re.fullmatch("[A-Z]+", word) for word in words):  # what stands for more
+                    yield page.relative_to(ROOT).as_posix(), typed[1], words
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "arguments"), list(shell_lines()), ids=lambda part: str(part).replace("/", ".")
+)
+def test_the_shell_lines_of_a_page_can_be_typed(
+    page: str, name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("server.pem", "authority.pem"):
+        (tmp_path / file).touch()
+    command = commands_of_the_program()[name]
+    if arguments or name == "codecs":  # the name alone speaks of the command as such
+        command.make_context(name, arguments.copy())
+
+
+def test_the_readme_connects_to_where_it_has_served() -> None:
+    lines = {name: arguments for page, name, arguments in shell_lines() if page == "README.md"}
+    commands = commands_of_the_program()
+    served = commands["serve"].make_context("serve", lines["serve"]).params
+    address = commands["connect"].make_context("connect", lines["connect"]).params["address"]
+    assert (served["host"], served["port"]) == ("127.0.0.1", address.port)
+    assert address.host is None  # localhost
 
 
 def architecture() -> ModuleType:

@@ -38,7 +38,7 @@ class Options:
     wait: float | None
 
 
-@click.command()
+@click.command(short_help="Talk to a server, or pipe messages through it.")
 @click.argument("address", type=ADDRESS)
 @codec_option
 @click.option(

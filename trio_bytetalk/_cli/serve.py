@@ -104,7 +104,7 @@ class Settings:
     limits: LimitOptions = attrs.field(factory=LimitOptions)
 
 
-@click.command()
+@click.command(short_help="Run a server: echo, chat or log.")
 @click.argument("service", type=click.Choice(list(_CODECS)))
 @click.option(
     "--host",
