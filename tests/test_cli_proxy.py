@@ -16,7 +16,7 @@ import trio.testing
 from conftest import Tls
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import KINDS, Pair, Stream, lockstep, memory, read_exactly, read_to_end, tcp
+from pairs import KINDS, Pair, Stream, lockstep, memory, read_exactly, read_to_end, tcp, tight_unix
 from pairs import reset as reset_pair
 
 from trio_bytetalk._cli import proxy
@@ -388,12 +388,27 @@ async def test_a_target_behind_tls_has_time_to_answer_after_the_client_has_finis
 async def test_a_client_that_is_slow_to_take_the_answer_is_no_silence(
     tls: Tls, autojump_clock: object
 ) -> None:
-    async with to_tls(tls, lockstep) as between:
+    reply = bytes(200_000)
+    async with to_tls(tls, tight_unix) as between:
         await between.user.send_eof()
-        await between.server.send_all(b"reply")
+        await between.server.send_all(reply)
         await trio.sleep(10 * proxy._SILENCE)
-        assert await read_exactly(between.user, 5) == b"reply"
+        assert await read_to_end(between.user) == reply
     assert between.outcome is None
+
+
+async def test_a_client_that_leaves_before_the_answer_is_not_waited_for(
+    tls: Tls, autojump_clock: object
+) -> None:
+    async with to_tls(tls) as between:
+        await between.user.send_eof()
+        await between.user.receive_stream.aclose()
+        await between.server.send_all(b"reply")
+        began = trio.current_time()
+        with pytest.raises(trio.BrokenResourceError):
+            await between.server.receive_some()
+        assert trio.current_time() == began
+    assert str(between.outcome).startswith("the client is gone: ")
 
 
 async def test_a_target_behind_tls_that_ends_meanwhile_ends_it_at_once(
@@ -421,7 +436,9 @@ async def test_a_target_that_has_finished_is_the_end_for_a_client_behind_tls(
 
 async def test_last_words_arrive_at_a_client_behind_tls_that_is_still_talking(tls: Tls) -> None:
     async with from_tls(tls, lockstep, tcp) as between:
-        await between.user.send_all(b"request")
+        for _ in range(3):  # the proxy is not even done with the first
+            await between.user.send_all(b"request")
+        await trio.testing.wait_all_tasks_blocked()
         await between.server.send_all(b"reply")
         await between.server.send_eof()
         assert await read_exactly(between.user, 5) == b"reply"

@@ -91,9 +91,9 @@ async def test_a_conversation_from_its_beginning_to_its_end() -> None:
         assert await user.receive_some() == frame(b"world")
     assert await sniffed.lines() == [
         "   #1   user connected",
-        "   #1 →         9  hello",
-        "   #1 →         7  you",
-        "   #1 ←         9  world",
+        "   #1 →       9  hello",
+        "   #1 →       7  you",
+        "   #1 ←       9  world",
         "   #1   closed after  s: → 2 messages, 16 bytes; ← 1 message, 9 bytes",
     ]
     assert sniffed.sniffer.summary() == (
@@ -112,12 +112,12 @@ async def test_each_direction_has_its_codec_and_each_connection_its_number() -> 
             await trio.testing.wait_all_tasks_blocked()
     lines = await sniffed.lines()
     assert [line for line in lines if "→ " in line and "closed" not in line] == [
-        "   #1 →         6  hello",
-        "   #2 →         6  hello",
+        "   #1 →       6  hello",
+        "   #2 →       6  hello",
     ]
     assert [line for line in lines if "← " in line and "closed" not in line] == [
-        "   #1 ←         9  world",
-        "   #2 ←         9  world",
+        "   #1 ←       9  world",
+        "   #2 ←       9  world",
     ]
     assert sniffed.sniffer.summary() == (
         "2 connections: → 2 messages, 12 bytes; ← 2 messages, 18 bytes"
@@ -136,11 +136,11 @@ async def test_what_cannot_be_decoded_is_told_once_and_passes() -> None:
         assert await user.receive_some() == frame(b"what?")
         assert await read_exactly(server, 6 + 3 * len(request)) == frame(b"hi") + 3 * request
     _, message, problem, dump, reply, closed = await sniffed.lines()
-    assert message == "   #1 →         6  hi"
+    assert message == "   #1 →       6  hi"
     assert problem.startswith("   #1 → not decodable from byte 6 on: the peer announced a message")
     assert problem.endswith("; still passing bytes")
     assert "|GET / HTTP/1.1..|" in dump
-    assert reply == "   #1 ←         9  what?"
+    assert reply == "   #1 ←       9  what?"
     assert closed.endswith("→ 1 message, 60 bytes; ← 1 message, 9 bytes")
 
 
@@ -181,7 +181,7 @@ async def test_a_target_that_is_not_there_ends_that_connection_only(
         "   #1   user connected",
         f"   #1   {words}",
         "   #2   user connected",
-        "   #2 →         6  hi",
+        "   #2 →       6  hi",
     ]
 
 
@@ -220,7 +220,7 @@ async def test_clients_by_tls(tls: Tls) -> None:
         (server,) = sniffed.servers
         assert await server.receive_some() == frame(b"hello")  # which is not encrypted
         await server.send_eof()
-    assert "   #1 →         9  hello" in await sniffed.lines()
+    assert "   #1 →       9  hello" in await sniffed.lines()
 
 
 async def test_a_client_that_speaks_no_tls(tls: Tls) -> None:
@@ -246,7 +246,7 @@ async def test_an_output_that_takes_nothing_holds_up_nobody(
         assert await server.receive_some() == data + b"\xff" * 10
         await trio.testing.wait_all_tasks_blocked()
     lines = await sniffed.lines()
-    assert lines[1:4] == ["   #1 →         9  hello"] * 2 + ["(8 not shown)"]
+    assert lines[1:4] == ["   #1 →       9  hello"] * 2 + ["(8 not shown)"]
     assert "not decodable from byte 90 on" in lines[4]  # what is told only once is told
     assert lines[-1].endswith("→ 10 messages, 100 bytes; ← 0 messages, 0 bytes")
     assert sniffed.sniffer.summary() == (
@@ -281,7 +281,7 @@ async def test_many_connections_at_once() -> None:
         for server in sniffed.servers:
             await server.send_eof()
     lines = await sniffed.lines()
-    for what in ("connected", "→         ", "closed"):
+    for what in ("connected", "→       ", "closed"):
         assert len([line for line in lines if what in line]) == 100
     assert sniffed.sniffer.summary().startswith("100 connections: → 100 messages, ")
 
@@ -363,7 +363,7 @@ async def test_it_listens_until_a_signal_ends_it_and_prints_what_is_left(
         await user.aclose()
     lines = await sniffed.lines()
     assert len(lines) == 2
-    assert lines[1] == "   #1 →         9  hello"
+    assert lines[1] == "   #1 →       9  hello"
 
 
 async def test_an_output_that_is_stopped_does_not_hold_up_the_end(
@@ -501,9 +501,9 @@ def test_the_command(tmp_path: Path) -> None:
     lines = TIME.sub("", outcome.stdout).splitlines()
     assert lines[:5] == [
         "   #1   unix connected",
-        "   #1 →         9  hello",
+        "   #1 →       9  hello",
         "  00000000  00 00 00 05 68 65 6c 6c 6f                       |....hello|",
-        '   #1 ←         9  {"a": 1}',
+        '   #1 ←       9  {"a": 1}',
         '  00000000  7b 22 61 22 3a 20 31 7d 0a                       |{"a": 1}.|',
     ]
 

@@ -30,7 +30,7 @@ def seen(message: Any, frame: bytes = b"????", *, is_value: bool = False) -> Mes
 
 def shown(message: Any, *, is_value: bool = False, most: int = 1000) -> list[str]:
     """The content of a message's lines, without what comes before it."""
-    front = "00:00:05.250    #7 →         4"
+    front = "00:00:05.250    #7 →       4"
     line = Readable(most).message(NOW, 7, REQUESTS, seen(message, is_value=is_value))
     assert line.startswith(front)
     return line.removeprefix(front).removeprefix("  ").split("\n")
@@ -104,7 +104,7 @@ def test_text_is_cut_between_its_characters(text: str, most: int) -> None:
     text = "".join(each if each.isprintable() and each != "\\" else "→" for each in text)
     data = text.encode()
     (line,) = Readable(most).message(NOW, 7, REQUESTS, seen(data)).split("\n")
-    shown = line[len("00:00:05.250    #7 →         4") :].removeprefix("  ")
+    shown = line[len("00:00:05.250    #7 →       4") :].removeprefix("  ")
     kept, _, rest = shown.partition(" ... ")
     if not rest:
         assert shown.rstrip() == text.rstrip()
@@ -122,11 +122,11 @@ def test_nothing_of_a_message_need_be_shown() -> None:
 def test_frames_are_dumped_when_that_is_wanted() -> None:
     message = seen(b"hi", b"\0\0\0\2hi")
     assert Readable(1000, hex=True).message(NOW, 12345, REPLIES, message).split("\n") == [
-        "00:00:05.250 #12345 ←         6  hi",
+        "00:00:05.250 #12345 ←       6  hi",
         "  00000000  00 00 00 02 68 69                                |....hi|",
     ]
     assert Readable(1000, hex=True).message(NOW, 7, REPLIES, seen(b"\xff", b"\1\xff")) == (
-        "00:00:05.250    #7 ←         2\n"
+        "00:00:05.250    #7 ←       2\n"
         "  00000000  01 ff                                            |..|"
     )
 
@@ -134,7 +134,7 @@ def test_frames_are_dumped_when_that_is_wanted() -> None:
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (Kind.INVALID, "00:00:05.250    #7 →         3  not decodable: no number"),
+        (Kind.INVALID, "00:00:05.250    #7 →       3  not decodable: no number"),
         (
             Kind.UNDECODABLE,
             "00:00:05.250    #7 → not decodable from byte 1,234 on: no number; still passing bytes",

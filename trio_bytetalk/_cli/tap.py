@@ -84,10 +84,9 @@ class Tap:
 
     _reader: Reader[Any] | None = attrs.field(init=False)  # None: there is no decoding any more
     _buffer: ReceiveBuffer = attrs.field(factory=ReceiveBuffer, init=False)
-    _raw: bytearray = attrs.field(
-        factory=bytearray, init=False
+    _pieces: list[bytes] = attrs.field(
+        factory=list, init=False
     )  # what the buffer holds, as it came
-
     _values: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -101,9 +100,9 @@ class Tap:
             return
         buffer = self._buffer
         buffer.feed(data)
-        self._raw += data
+        self._pieces.append(data)
         if len(buffer) >= buffer.wanted:
-            yield from self._decode(at_end=False)
+            yield from self._decode(self._reader, at_end=False)
         if len(buffer) > self.most:
             reason = f"no message has ended within {self.most} bytes"
             yield self._give_up(f"{reason}; the setting is --max-undecoded", Kind.UNDECODABLE)
@@ -111,28 +110,34 @@ class Tap:
     def end(self) -> Iterator[Seen]:
         """What can be decoded now that no more will come."""
         if self._reader is not None:
-            yield from self._decode(at_end=True)
+            yield from self._decode(self._reader, at_end=True)
 
-    def _decode(self, *, at_end: bool) -> Iterator[Seen]:
-        buffer, raw = self._buffer, self._raw
+    def _decode(self, reader: Reader[Any], *, at_end: bool) -> Iterator[Seen]:
+        buffer = self._buffer
+        raw: bytes | None = None  # all of the pieces, once a frame is to be cut out of them
+        start = 0
         left = len(buffer)
-        while self._reader is not None and (left or at_end):
+        while left or at_end:
             offset = self.size - left
             problem = None
             message: Any = NEED_DATA
             buffer.wanted = 0
             try:
-                message = self._reader.decode(buffer)
+                message = reader.decode(buffer)
                 if message is NEED_DATA and at_end:
-                    message = self._reader.decode_eof(buffer)
+                    message = reader.decode_eof(buffer)
             except ProtocolError as error:
                 problem = in_words(error, _SHOWN)
             except Exception as error:  # noqa: BLE001 - a user's codec may fail; the bytes pass on
                 problem = f"the codec failed: {type(error).__name__}: {in_words(error, _SHOWN)}"
             used = left - len(buffer)
             left -= used
-            frame = bytes(raw[:used])
-            del raw[:used]
+            frame = b""
+            if used:
+                if raw is None:
+                    raw = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+                frame = raw[start : start + used]
+                start += used
             if problem is None:
                 if message is NEED_DATA:
                     break
@@ -142,15 +147,18 @@ class Tap:
                 yield Problem(offset, frame, problem, Kind.INVALID)
             else:
                 yield self._give_up(problem, Kind.UNFINISHED if at_end else Kind.UNDECODABLE)
-        if left:
-            buffer.compact()
-        else:
+                return
+        if not left:
+            self._pieces.clear()
             buffer.clear()
+        elif raw is not None:
+            self._pieces = [raw[start:]]
+            buffer.compact()
 
     def _give_up(self, reason: str, kind: Kind) -> Problem:
         begin = self.size - len(self._buffer)
-        problem = Problem(begin, bytes(self._raw[:_SPECIMEN]), reason, kind)
+        first = self._buffer.peek(min(_SPECIMEN, len(self._buffer))) or b""
         self._reader = None
         self._buffer.clear()
-        self._raw.clear()
-        return problem
+        self._pieces.clear()
+        return Problem(begin, first, reason, kind)

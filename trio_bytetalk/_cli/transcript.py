@@ -68,13 +68,13 @@ class Readable(Transcript):
         if self.hex:
             data = seen.frame
         front = self._front(now, number, way)
-        return self._dumped(f"{front} {len(seen.frame):>9,}  {text}", data)
+        return self._dumped(f"{front} {len(seen.frame):>7,}  {text}", data)
 
     def problem(self, now: float, number: int, way: Way, seen: Problem) -> str:
         front = self._front(now, number, way)
         what = f"not decodable from byte {seen.offset:,} on: {seen.reason}; still passing bytes"
         if seen.kind is Kind.INVALID:
-            front += f" {len(seen.frame):>9,} "
+            front += f" {len(seen.frame):>7,} "
             what = f"not decodable: {seen.reason}"
         elif seen.kind is Kind.UNFINISHED:
             what = f"unfinished from byte {seen.offset:,} on: {seen.reason}"
