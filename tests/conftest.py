@@ -19,8 +19,10 @@ from pairs import KINDS, TIGHT_KINDS, Pair
 
 from trio_bytetalk import Connection, _epoll, open_connection
 
-# How long an example takes says more of the machine than of the code.
-hypothesis.settings.register_profile("trio_bytetalk", deadline=None)
+# How long an example takes, or takes to be made, says more of the machine than of the code.
+hypothesis.settings.register_profile(
+    "trio_bytetalk", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("trio_bytetalk")
 
 # Longer than any test takes, on a busy machine too.
