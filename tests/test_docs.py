@@ -273,7 +273,7 @@ def test_the_command_lines_tables_have_every_codec_with_its_settings() -> None:
 
 
 def test_the_command_lines_examples_of_codecs_are_codecs() -> None:
-    examples = re.search(r"::\n\n((?:   \S+\n)+)", command_line())
+    examples = re.search(r"in front of it:\n\n.+\n\n((?:   \S+\n)+)", command_line())
     assert examples is not None
     *known, own = examples[1].split()
     assert own == "mymodule:codec"
