@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import signal
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 import attrs
 import trio
@@ -27,6 +30,10 @@ _DRAWING: Final = 0.25
 
 # With more connections than this, samples are as much rarer: looking at so many takes 40 ms.
 _SAMPLED_A_SECOND: Final = 5000
+
+# How many columns the totals' labels have, and from how many of all on they are told in full.
+_LABEL: Final = 14
+_TOTALS_IN_FULL: Final = 60
 
 # From so many columns on, connections and events stand side by side.
 _WIDE: Final = 140
@@ -84,7 +91,7 @@ def _cut(line: _Line, width: int, ascii_only: bool) -> Iterator[Segment]:
 
 def _page(picture: Picture, width: int, height: int, ascii_only: bool) -> Iterator[_Line]:
     sample = picture.sample
-    head = [_title(picture, width), *_totals(sample, width, height, ascii_only)]
+    head = [_title(picture, width, ascii_only), *_totals(sample, width, height, ascii_only)]
     yield from head
     left = height - len(head)
     if height < _HIGH:
@@ -115,10 +122,11 @@ def _page(picture: Picture, width: int, height: int, ascii_only: bool) -> Iterat
     yield from _events(picture.entries, left - shown)
 
 
-def _title(picture: Picture, width: int) -> _Line:
+def _title(picture: Picture, width: int, ascii_only: bool) -> _Line:
     right = f" up {_clock(picture.sample.uptime)} "
-    left = set_cell_size(f" {picture.title}", max(width - len(right), 0))
-    return [(left, _TITLE), (right, _TITLE)]
+    room = max(width - len(right), 0)
+    left = [segment.text for segment in _cut([(f" {picture.title}", _TITLE)], room, ascii_only)]
+    return [("".join(left), _TITLE), (right, _TITLE)]
 
 
 def _clock(seconds: float) -> str:
@@ -129,7 +137,7 @@ def _clock(seconds: float) -> str:
 def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterator[_Line]:
     ended = sum(sample.endings.values())
     yield [
-        *_label("connections", width),
+        *_label("connections"),
         (f"{sample.open:,} open", _HEADING),
         (f"  {sample.accepted:,} accepted  {ended:,} ended", _PLAIN),
     ]
@@ -138,7 +146,7 @@ def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterat
             f"{count:,} {reason}"
             for reason, count in sorted(sample.endings.items(), key=lambda item: -item[1])
         )
-        yield [*_label("endings", width), (reasons or "none", _PLAIN)]
+        yield [*_label("endings"), (reasons or "none", _PLAIN)]
     for label, unit, field in (
         ("messages in", _count, "messages_in"),
         ("messages out", _count, "messages_out"),
@@ -146,11 +154,11 @@ def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterat
         ("bytes out", size, "bytes_out"),
     ):
         rates = [getattr(rate, field) for rate in sample.history]
-        total = f"  {unit(getattr(sample.total, field))} in all" if width >= 60 else ""
-        room = width - _label_width(width) - 12 - max(len(total), 22 if width >= 60 else 0) - 1
+        total = f"  {unit(getattr(sample.total, field))} in all" if width >= _TOTALS_IN_FULL else ""
+        room = width - _LABEL - 12 - max(len(total), 24 if total else 0)
         bars = min(max(room, 0), 60)
         yield [
-            *_label(label, width),
+            *_label(label),
             (f"{unit(getattr(sample.rate, field)) + '/s':>11} ", _HEADING),
             (sparkline(rates, sample.samples, bars, ascii_only=ascii_only), _BARS),
             (total, _DIM),
@@ -162,19 +170,15 @@ def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterat
             f"{size(backlog.bytes)} for {plural(backlog.connections, 'connection')}, "
             f"at most {size(backlog.most)}"
         )
-    yield [*_label("unsent", width), (unsent, _WARNING if backlog.connections else _PLAIN)]
+    yield [*_label("unsent"), (unsent, _WARNING if backlog.connections else _PLAIN)]
 
 
 def _count(count: float) -> str:
     return f"{count:,.0f}"
 
 
-def _label_width(width: int) -> int:
-    return 14 if width < 60 else 15
-
-
-def _label(text: str, width: int) -> _Line:
-    return [(f" {text:<{_label_width(width) - 1}}", _DIM)]
+def _label(text: str) -> _Line:
+    return [(f" {text:<{_LABEL - 1}}", _DIM)]
 
 
 def _heading(text: str, width: int, ascii_only: bool) -> _Line:
@@ -222,30 +226,96 @@ def _events(entries: Sequence[Entry], most: int) -> Iterator[_Line]:
         yield [(f" {entry.time} ", _DIM), (entry.text, style)]
 
 
-async def show(title: str, gauges: Gauges, *, records: LatestRecords, console: Console) -> NoReturn:
+def is_ours(stream: IO[str]) -> bool:
+    """Whether this program is in the foreground of a terminal, where it may draw."""
+    try:
+        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    except OSError:  # it is not one that controls jobs
+        return True
+
+
+@attrs.define(eq=False)
+class Screen:
+    """A terminal: drawn on as a whole, with nothing of what is typed, or as it was before.
+
+    Args:
+      console: What is drawn on.
+      keyboard: The descriptor of the terminal that is typed on; None if there is none.
+    """
+
+    console: Console
+    keyboard: int | None
+    _live: Live = attrs.field(init=False)
+    _before: list[Any] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._live = Live(
+            console=self.console,
+            screen=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it is drawn on."""
+        return self._live.is_started
+
+    def take(self) -> None:
+        """Begin to draw."""
+        if self.keyboard is not None:
+            self._before = termios.tcgetattr(self.keyboard)
+            silent = [*self._before]
+            silent[3] &= ~termios.ECHO  # of the local flags
+            termios.tcsetattr(self.keyboard, termios.TCSANOW, silent)
+        self._live.start()
+
+    def give_back(self) -> None:
+        """Have the terminal as it was, and forget what has been typed meanwhile."""
+        self._live.stop()
+        if self.keyboard is not None and self._before is not None:
+            termios.tcflush(self.keyboard, termios.TCIFLUSH)
+            termios.tcsetattr(self.keyboard, termios.TCSANOW, self._before)
+            self._before = None
+
+    async def draw(self, picture: Picture) -> None:
+        """Draw in another thread: a terminal that takes no more, as after Ctrl-S, holds up the view
+        and not the server."""
+        await trio.to_thread.run_sync(partial(self._live.update, picture, refresh=True))
+
+    async def give_back_at_ctrl_z(self) -> NoReturn:
+        """Give it back before the program is suspended."""
+        with trio.open_signal_receiver(signal.SIGTSTP) as signals:
+            while True:
+                await anext(signals)
+                self.give_back()
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+
+async def show(title: str, gauges: Gauges, *, records: LatestRecords, screen: Screen) -> NoReturn:
     """Draw until cancelled; then the terminal is as it was.
 
-    The terminal is written to in another thread, so one that takes no more, as after Ctrl-S, holds
-    up the view and not the server.
+    A program that goes on in the background after Ctrl-Z does not draw.
     """
-    with Live(
-        console=console,
-        screen=True,
-        auto_refresh=False,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as live:
-        due = -math.inf
-        drawn: object = None
-        while True:
-            now = trio.current_time()
-            if now >= due:
-                due = now + _SAMPLING
-                sample = await gauges.sample(console.height)
-                due += max(0, sample.open / _SAMPLED_A_SECOND - _SAMPLING)
-            seen = (due, records.count, console.size)
-            if seen != drawn:
-                drawn = seen
-                picture = Picture(title, sample, tuple(records.entries))
-                await trio.to_thread.run_sync(partial(live.update, picture, refresh=True))
-            await trio.sleep_until(min(due, trio.current_time() + _DRAWING))
+    due = -math.inf
+    drawn: object = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(screen.give_back_at_ctrl_z)
+            while True:
+                now = trio.current_time()
+                if now >= due:
+                    due = now + _SAMPLING
+                    sample = await gauges.sample(screen.console.height)
+                    due += max(0, sample.open / _SAMPLED_A_SECOND - _SAMPLING)
+                if not screen.is_taken and is_ours(screen.console.file):
+                    screen.take()
+                    drawn = None
+                seen = (due, records.count, screen.console.size)
+                if screen.is_taken and seen != drawn:
+                    drawn = seen
+                    await screen.draw(Picture(title, sample, tuple(records.entries)))
+                await trio.sleep_until(min(due, trio.current_time() + _DRAWING))
+    finally:
+        screen.give_back()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import math
-import os
 import shlex
 import ssl
 import sys
@@ -30,7 +28,7 @@ from .addresses import name_of
 from .codecs import DEFAULT, CodecType, parse_codec
 from .figures import plural, size
 from .gauges import Gauges
-from .live import show
+from .live import Screen, is_ours, show
 from .logs import LatestRecords, logging_to, on_stderr
 from .peers import NO_TRAFFIC, Peers
 from .printer import writing_to
@@ -201,12 +199,11 @@ def command(
             _logger.info("%s", failures.run(serve, settings, report, write))
         return
     records = LatestRecords()
-    console = Console(stderr=True)
+    screen = Screen(Console(stderr=True), sys.stdin.fileno() if sys.stdin.isatty() else None)
     try:
         with logging_to(records, level):
-            summary = failures.run(
-                serve, settings, partial(show, records=records, console=console), write
-            )
+            view = partial(show, records=records, screen=screen)
+            summary = failures.run(serve, settings, view, write)
     finally:
         for error in records.errors:
             click.echo(error, err=True)
@@ -218,11 +215,7 @@ def _is_for_a_view(service: str) -> bool:
     """Whether stderr is a terminal that is all ours."""
     if not sys.stderr.isatty() or (service == "log" and sys.stdout.isatty()):
         return False
-    with contextlib.suppress(OSError):
-        # A job in the background has no business there.
-        if os.tcgetpgrp(sys.stderr.fileno()) != os.getpgrp():
-            return False
-    return not Console(stderr=True).is_dumb_terminal
+    return is_ours(sys.stderr) and not Console(stderr=True).is_dumb_terminal
 
 
 async def serve(
