@@ -318,7 +318,7 @@ async def test_what_happens_is_seen_sooner(view: View, mock_clock: MockClock) ->
 
 async def test_another_size_of_the_terminal_is_noticed(view: View, mock_clock: MockClock) -> None:
     await view.seen("─" * 60)
-    view.console.size = (40, 10)  # type: ignore[assignment]  # rich takes any pair of numbers
+    view.console.size = (40, 10)
     mock_clock.jump(0.25)
     await view.seen(" messages in ")
     view.log("there is no room for a heading")
