@@ -130,6 +130,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def pictures(session: nox.Session) -> None:
+    """Record the documentation's pictures of terminals anew, or those of the sessions named."""
+    install(session, "-e", ".[cli,pictures]")
+    session.run("python", "docs/record_sessions.py", *session.posargs)
+
+
+@nox.session
 def linkcheck(session: nox.Session) -> None:
     """Whether the documentation's links to other sites lead somewhere. This needs a network."""
     install(session, "-e", ".[docs]")
