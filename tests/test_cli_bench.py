@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -90,14 +91,14 @@ def test_the_results_as_json_alone(address: str) -> None:
     result = invoke(address, *QUICK, "--json", "-")
     found = json.loads(result.stdout)
     assert found["address"] == address
-    assert found["messages"] > 0
+    assert found["messages"] + found["messages_late"] > 0
     assert found["errors"] == {}
 
 
 def test_the_results_in_files(address: str, tmp_path: Path) -> None:
     data, page = tmp_path / "results.json", tmp_path / "results.html"
     result = invoke(address, *QUICK, "--json", str(data), "--html", str(page))
-    assert json.loads(data.read_text("utf-8"))["messages"] > 0
+    assert json.loads(data.read_text("utf-8"))["address"] == address
     assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert result.stdout.startswith("bytetalk bench")
     assert result.stderr.splitlines()[-2:] == [f"written: {data}", f"written: {page}"]
@@ -108,8 +109,50 @@ def test_a_file_that_cannot_be_written_after_all(address: str, tmp_path: Path) -
     page.symlink_to("results.html")
     result = invoke(address, *QUICK, "--html", str(page))
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith("Error: cannot write the results: [Errno ")
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: cannot write the results: {page}: Too many levels of symbolic links"
+    )
     assert result.stdout.startswith("bytetalk bench")
+
+
+def test_nobody_who_reads_the_results(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(bench, "as_json", fail)
+    result = invoke(address, *QUICK, "--json", "-")
+    assert result.exit_code == 1
+    assert "Error" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        pytest.param(
+            "full",
+            "Error: cannot write the results: No space left on device\n",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it"),
+        ),
+        ("closed", ""),
+    ],
+)
+def test_an_output_that_takes_no_more(address: str, output: str, error: str) -> None:
+    if output == "full":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, descriptor = os.pipe()
+        os.close(reader)
+    with os.fdopen(descriptor, "wb", 0) as stdout:
+        process = subprocess.run(
+            [sys.executable, "-m", "trio_bytetalk", "bench", address, *QUICK, "--json", "-"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert process.stderr.partition("max")[2].partition("\n")[2] == error
 
 
 def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
@@ -125,7 +168,7 @@ def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
         result = invoke(address, *QUICK, *options, "--no-check")
         assert result.exit_code == 0
         assert set(heard) == {"hello"}
-        result = invoke(address, *QUICK, *options)
+        result = invoke(address, *QUICK, *options, "--duration", "600")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
         "Error: all connections ended: 2 x a reply was not what had been sent"
@@ -154,7 +197,7 @@ def test_a_server_that_leaves_at_once(tmp_path: Path) -> None:
         await connection.receive()
 
     with serving(Server(leave), tmp_path / "socket") as address:
-        result = invoke(address, "--connections", "2")
+        result = invoke(address, "--connections", "2", "--warmup", "600")
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1] == (

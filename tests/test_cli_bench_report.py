@@ -182,7 +182,7 @@ def test_the_page_has_figures_charts_and_each_second() -> None:
     assert page.texts.count("bytetalk bench <host>:5555") == 2  # in the title, too
     assert "2026-05-04 03:02 UTC" in " ".join(page.texts)
     cards = page.texts[page.texts.index("2") :]
-    assert cards[:4] == ["2", "messages a second, for 2 s", "200 ns", "50 %"]
+    assert cards[:4] == ["2", "messages a second, for 2 s", "200 ns", "latency, 50 %"]
     for text in ("refused & <b>closed</b>", "160 ns to 250 ns: 3 (60.00 %)", "Each second", "25%"):
         assert text in page.texts
     assert any(text.startswith("7 messages got no reply") for text in page.texts)

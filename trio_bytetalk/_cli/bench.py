@@ -23,7 +23,7 @@ from .addresses import ADDRESS, Address, open_connection
 from .bench_report import About, as_html, as_json
 from .bench_view import Screen, error_words, plan_words, print_text, results, second_line
 from .codecs import codec_option
-from .failures import INTERRUPTED, run
+from .failures import INTERRUPTED, explained, run
 from .load import Load, Opener, Plan, Result
 from .messages import parse_message
 from .payload import DEFAULT_SIZE, Payload, checked, generated
@@ -203,11 +203,16 @@ def command(
     result = run(partial(measure, plan, opener, about.title, Console(stderr=True)))
     if not result.seconds:
         _end_without_results(result)
-    if "-" not in (json, html):
-        print_text(Console(highlight=False), results(result, about.title))
-    for file, text in ((json, as_json), (html, as_html)):
-        if file is not None:
-            _write(file, text(result, about))
+    try:
+        if "-" not in (json, html):
+            print_text(Console(highlight=False), results(result, about.title))
+        for file, text in ((json, as_json), (html, as_html)):
+            if file is not None:
+                _write(file, text(result, about))
+    except BrokenPipeError:
+        raise  # nobody wants them any more: click ends the program quietly
+    except OSError as error:
+        raise click.ClickException(f"cannot write the results: {explained(error)}") from error
     if result.interrupted:
         sys.exit(INTERRUPTED)
     if result.vanished:
@@ -228,10 +233,7 @@ def _write(file: str, text: str) -> None:
     if file == "-":
         click.echo(text)
         return
-    try:
-        Path(file).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"cannot write the results: {error}") from error
+    Path(file).write_text(text + "\n", encoding="utf-8")
     click.echo(f"written: {file}", err=True)
 
 

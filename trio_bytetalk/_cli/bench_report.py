@@ -166,8 +166,11 @@ def _body(result: Result, about: About) -> Iterator[str]:
     cards = [(f"{number(result.rate)}", f"messages a second, for {result.elapsed:.3g} s")]
     if any(latencies.counts):
         found = latencies.percentiles(*PERCENTS)
-        cards += [(latency(ns), percent_name(p)) for p, ns in zip(PERCENTS, found, strict=True)]
-        cards.append((latency(latencies.mean()), "mean latency"))
+        cards += [
+            (latency(ns), f"latency, {percent_name(p)}")
+            for p, ns in zip(PERCENTS, found, strict=True)
+        ]
+        cards.append((latency(latencies.mean()), "latency, mean"))
     if result.elapsed:
         cards.append((f"{size(result.bytes_sent / result.elapsed)}/s", "sent"))
         cards.append((f"{size(result.bytes_received / result.elapsed)}/s", "received"))

@@ -26,7 +26,10 @@ _TICK_WIDTH: Final = 66
 # How far apart the lines of a grid may be, within a power of ten.
 _ROUND: Final = (1, 2, 5, 10)
 
-_GRID_LINES: Final = 5
+# And where they may be on a logarithmic axis: from coarse to fine.
+_LOGARITHMIC_STEPS: Final = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
+
+_GRID_LINES: Final = 7
 
 # With so many points or fewer, each is marked.
 _MARKED: Final = 120
@@ -123,7 +126,7 @@ class _Linear:
         return value / self.top * (_HEIGHT - _TOP - _BOTTOM)
 
     def grid(self) -> Iterator[float]:
-        step = _round_up(self.top / _GRID_LINES)
+        step = _round_up(self.top / (_GRID_LINES - 2))
         for index in range(int(self.top / step + 1e-9) + 1):
             yield index * step
 
@@ -141,14 +144,15 @@ class _Logarithmic:
         position = (math.log10(max(value, self.low)) - low) / (high - low)
         return position * (_HEIGHT - _TOP - _BOTTOM)
 
-    def grid(self) -> Iterator[float]:
+    def grid(self) -> Sequence[float]:
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        steps = (1,) if len(powers) > _GRID_LINES else (1, 2, 5)
-        for power in powers:
-            for step in steps:
-                value = step * 10.0**power
-                if self.low <= value <= self.high:
-                    yield value
+        lines: list[float] = []
+        for steps in _LOGARITHMIC_STEPS:
+            values = (step * 10.0**power for power in powers for step in steps)
+            finer = [value for value in values if self.low <= value <= self.high]
+            if len(finer) <= _GRID_LINES or not lines:
+                lines = finer
+        return lines
 
 
 def _round_up(value: float) -> float:

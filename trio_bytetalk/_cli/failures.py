@@ -50,7 +50,7 @@ class Failure(click.ClickException):
     """Ends the program with exit code 1 and one line on stderr."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(_in_words(error) + _advice(error))
+        super().__init__(explained(error) + _advice(error))
 
 
 def run(function: Callable[[*_ArgsT], Awaitable[_ResultT]], *args: *_ArgsT) -> _ResultT:
@@ -104,7 +104,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _in_words(error: BaseException) -> str:
+def explained(error: BaseException) -> str:
+    """What an error says to someone who does not know Python, on one line."""
     if isinstance(error, OSError) and error.strerror:  # without the number that str() begins with
         about = "" if error.filename is None else f"{error.filename}: "
         return one_line(f"{about}{error.strerror}", _SHOWN)

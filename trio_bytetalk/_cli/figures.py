@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-_UNITS: Final = ("kB", "MB", "GB", "TB")
-_TIMES: Final = ("µs", "ms", "s")
+_SIZES: Final = ("B", "kB", "MB", "GB", "TB")
+_TIMES: Final = ("ns", "µs", "ms", "s")
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _ASCII_BARS: Final = "_.:-=+*#"
@@ -15,24 +15,12 @@ _ASCII_BARS: Final = "_.:-=+*#"
 
 def size(count: float) -> str:
     """Bytes, with a unit of a thousand, a million, ...: at most eight characters."""
-    if round(count) < 1000:
-        return f"{count:.0f} B"
-    for unit in _UNITS:
-        count /= 1000
-        if count < 999.5 or unit == _UNITS[-1]:
-            break
-    return f"{_three_digits(count)} {unit}"
+    return _scaled(count, _SIZES)
 
 
 def latency(nanoseconds: float) -> str:
     """Nanoseconds, with a unit of a thousand, a million, ... of them: ``12.3 µs``."""
-    if round(nanoseconds) < 1000:
-        return f"{nanoseconds:.0f} ns"
-    for unit in _TIMES:
-        nanoseconds /= 1000
-        if nanoseconds < 999.5 or unit == _TIMES[-1]:
-            break
-    return f"{_three_digits(nanoseconds)} {unit}"
+    return _scaled(nanoseconds, _TIMES)
 
 
 def number(value: float) -> str:
@@ -42,9 +30,14 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
-def _three_digits(value: float) -> str:
-    """As far as they go: what is larger has more."""
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+def _scaled(value: float, units: Sequence[str]) -> str:
+    """Three digits and the unit that they need, each a thousand of the one before."""
+    unit = 0
+    while value >= 999.5 and unit < len(units) - 1:
+        value /= 1000
+        unit += 1
+    digits = 0 if not unit or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {units[unit]}"
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,8 @@ import attrs
 import trio
 
 from .._connection import Connection
-from .._errors import BytetalkError, in_words
+from .._errors import BytetalkError
+from .failures import explained
 from .histogram import Histogram
 from .payload import Payload
 
@@ -29,8 +30,6 @@ Opener = Callable[[], AbstractAsyncContextManager[Connection[Any, Any]]]
 
 # So many connections are being opened at a time: no more than any server's backlog holds.
 _OPENING_AT_ONCE: Final = 32
-
-_REASON_SHOWN: Final = 200
 
 # What ends a connection, and is no mistake of this program's.
 _EXPECTED: Final = (OSError, BytetalkError, trio.BrokenResourceError)
@@ -344,7 +343,7 @@ class Load:
             self.active += 1
         if error is not None:
             self._refusal = self._refusal or error
-            self.errors[in_words(error, _REASON_SHOWN)] += 1
+            self.errors[explained(error)] += 1
         self._undecided -= 1
         if not self._undecided:
             self._all_decided.set()
@@ -493,7 +492,7 @@ class _Link:
 
     def _fail(self, error: Exception) -> None:
         # Both tasks notice; the one that is first knows best.
-        self.failure = self.failure or in_words(error, _REASON_SHOWN)
+        self.failure = self.failure or explained(error)
 
 
 class _WrongError(BytetalkError):
