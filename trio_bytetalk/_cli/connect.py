@@ -92,10 +92,11 @@ def command(
     timeout: float,
     **tls: Any,
 ) -> None:
-    """Talk to the server at ADDRESS, which is HOST:PORT, :PORT or unix:PATH.
+    """Talk to a server, at a terminal or through pipes.
 
-    At a terminal, what is typed is sent, and what comes is shown with its times; /help there says
-    more. Otherwise lines of the input are sent, and what comes is printed, a message a line:
+    ADDRESS is HOST:PORT, :PORT or unix:PATH. At a terminal, what is typed is sent, and what comes
+    is shown with its times; /help there says more. Otherwise the lines of the input are sent, and
+    each message that comes is printed as a line:
 
     \b
       echo hello | bytetalk connect :5555

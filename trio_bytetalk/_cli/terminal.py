@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 import attrs
 import trio
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app_session, run_in_terminal
+from prompt_toolkit.application import get_app, get_app_session, run_in_terminal
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.output import Output
@@ -48,6 +48,9 @@ class _Parser(Validator, Generic[T]):
             self.parsed = self.parse(document.text)
         except ValueError as error:
             raise ValidationError(len(document.text), str(error)) from error
+        except Exception as error:
+            get_app().exit(exception=error)
+            raise ValidationError from error
 
 
 @attrs.define(eq=False)
@@ -80,12 +83,8 @@ class Terminal(Generic[T]):
     _scheduled: bool = attrs.field(default=False, init=False)
     _printed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _running: bool = attrs.field(default=False, init=False)
-    _stopping: bool = attrs.field(default=False, init=False)
-
-    # The other thread's.
-    _loop: asyncio.AbstractEventLoop | None = attrs.field(default=None, init=False)
-    _asking: asyncio.Future[str] | None = attrs.field(default=None, init=False)
-    _printing: object = attrs.field(default=None, init=False)
+    _loop: asyncio.AbstractEventLoop = attrs.field(init=False)
+    _printing: object = attrs.field(default=None, init=False)  # what nobody holds may be collected
 
     def __attrs_post_init__(self) -> None:
         # Without a limit, for it holds what a person has typed.
@@ -100,12 +99,14 @@ class Terminal(Generic[T]):
         Cancelled, it takes the prompt away, with what has been typed there.
         """
         self._running = True
+        self._loop = asyncio.new_event_loop()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_when_cancelled)
-                interrupted = await trio.to_thread.run_sync(lambda: asyncio.run(self._ask()))
+                interrupted = await trio.to_thread.run_sync(self._run_loop)
                 nursery.cancel_scope.cancel()
         finally:
+            self._loop.close()
             self._running = False
             self._print()
             self._typing.close()
@@ -130,14 +131,12 @@ class Terminal(Generic[T]):
         try:
             await trio.sleep_forever()
         finally:
-            self._stopping = True
             self._call(self._stop)
 
     def _call(self, function: Callable[[], object]) -> None:
-        """Have the other thread call a function, unless it is not there yet or not any more."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(function)
+        """Have the other thread call a function, unless it has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function)
 
     def _has_printed(self) -> None:
         self._printed.set()
@@ -145,8 +144,18 @@ class Terminal(Generic[T]):
 
     # -- the other thread
 
-    async def _ask(self) -> bool:
+    def _run_loop(self) -> bool:
         """Pass on what is typed until Ctrl-D or Ctrl-C; say whether it was the latter."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
+                runner.run(self._ask())
+            except _InterruptedError:
+                return True
+            except (EOFError, asyncio.CancelledError):
+                pass
+        return False
+
+    async def _ask(self) -> None:
         parser = _Parser(self.parse)
         session: PromptSession[str] = PromptSession(
             self.prompt,
@@ -156,29 +165,19 @@ class Terminal(Generic[T]):
             reserve_space_for_menu=0,
             interrupt_exception=_InterruptedError,
         )
-        self._loop = asyncio.get_running_loop()
-        self._print_soon()  # what was written before there was a loop
-        try:
-            while not self._stopping:
-                # An error of the program's is not to wait for a key.
-                asking = session.prompt_async(set_exception_handler=False)
-                self._asking = asyncio.ensure_future(asking)
-                await self._asking
-                self._trio.run_sync_soon(self._typing.send_nowait, parser.parsed)
-        except _InterruptedError:
-            return True
-        except (EOFError, asyncio.CancelledError):
-            pass
-        return False
+        while True:
+            # An error of the program's is not to wait for a key.
+            await session.prompt_async(set_exception_handler=False)
+            self._trio.run_sync_soon(self._typing.send_nowait, parser.parsed)
 
     def _stop(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
+        for task in asyncio.all_tasks():
+            task.cancel()
 
     def _print_soon(self) -> None:
         self._printing = run_in_terminal(self._print)
 
-    # -- the other thread while it runs, and Trio's own before and after
+    # -- the other thread while it runs, and Trio's before and after
 
     def _print(self) -> None:
         self._scheduled = False
