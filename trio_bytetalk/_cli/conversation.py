@@ -138,7 +138,7 @@ class Conversation:
         async for action in self._terminal.typed:
             match action:
                 case Send(message):
-                    await self._show(">", "ansigreen", message)
+                    await self._show("→", "ansigreen", message)
                     self._sent_at = trio.current_time()
                     try:
                         await self.connection.send(message)
@@ -165,12 +165,12 @@ class Conversation:
             try:
                 message = await self.connection.receive()
             except InvalidMessageError as error:
-                await self._line("<", "ansired", str(error))
+                await self._line("←", "ansired", str(error))
             except trio.EndOfChannel:
                 break
             else:
                 received += 1
-                await self._show("<", "ansicyan", message)
+                await self._show("←", "ansicyan", message)
         scope.cancel()
 
     # -- what is shown
@@ -194,7 +194,7 @@ class Conversation:
         """Write a line with its time, and with how long after the last sent one it was received."""
         time = self.now().strftime("%H:%M:%S.%f")[:-3]
         since = ""
-        if sign == "<" and self._sent_at is not None:
+        if sign == "←" and self._sent_at is not None:
             since = duration(trio.current_time() - self._sent_at)
         await self._terminal.write(("", f"{time} "), (style, sign), ("", f" {since:>8}  {text}"))
 
