@@ -332,13 +332,34 @@ def try_all(path: Path, mutants: list[Mutant], jobs: int) -> list[int]:
     return outcomes
 
 
-def explanations() -> dict[tuple[str, ...], str]:
-    with (ROOT / "mutation" / "explained.toml").open("rb") as file:
-        entries = tomllib.load(file).get("explained", [])
-    return {
-        tuple(entry[name] for name in ("module", "function", "was", "becomes")): entry["why"]
-        for entry in entries
-    }
+@attrs.frozen
+class Explanations:
+    """What explained.toml says."""
+
+    of_one: frozenset[tuple[str, ...]]
+    """By the mutant's key."""
+    of_all: frozenset[tuple[str, str]]
+    """By a part of the line and what it becomes, wherever that is."""
+
+    @classmethod
+    def read(cls) -> Explanations:
+        with (ROOT / "mutation" / "explained.toml").open("rb") as file:
+            tables = tomllib.load(file)
+        one, everywhere = tables["explained"], tables["everywhere"]
+        assert all(entry["why"] for entry in (*one, *everywhere))
+        return cls(
+            frozenset(
+                tuple(entry[name] for name in ("module", "function", "was", "becomes"))
+                for entry in one
+            ),
+            frozenset((entry["was"], entry["becomes"]) for entry in everywhere),
+        )
+
+    def have(self, mutant: Mutant) -> bool:
+        return mutant.key in self.of_one or any(
+            was in mutant.was and mutant.was.replace(was, becomes, 1) == mutant.becomes
+            for was, becomes in self.of_all
+        )
 
 
 def entry(mutant: Mutant) -> Iterator[str]:
@@ -371,8 +392,8 @@ def main() -> int:
     hypothesis.settings.register_profile("mutation", thorough, max_examples=15)
     for name in WARM:
         importlib.import_module(name)
-    explained = explanations()
-    stale = {key for key in explained if key[0] in modules}
+    explained = Explanations.read()
+    stale = {key for key in explained.of_one if key[0] in modules}
     total: collections.Counter[str] = collections.Counter()
     for module in modules:
         started = time.monotonic()
@@ -382,7 +403,7 @@ def main() -> int:
         for mutant, outcome in zip(mutants, try_all(path, mutants, options.jobs), strict=True):
             stale.discard(mutant.key)
             if outcome == SURVIVED:
-                kind = "explained" if mutant.key in explained else "open"
+                kind = "explained" if explained.have(mutant) else "open"
             else:
                 # A mutant that ends the whole process, by a signal, is noticed by that.
                 noticed = {KILLED: "killed", TIMED_OUT: "timed out"}
