@@ -933,7 +933,7 @@ def test_wrong_setting_is_named(setting: str, value: Any, error: type[Exception]
 
 
 def test_limit_below_zero_is_refused_as_such_and_not_for_what_every_message_has() -> None:
-    with pytest.raises(ValueError, match="^max_size must be 0 or more bytes, not -1$"):
+    with pytest.raises(ValueError, match=r"^max_size must be 0 or more bytes, not -1$"):
         LengthPrefixed(max_size=-1)
 
 
