@@ -29,6 +29,12 @@ _PATIENCE = 60
 Connect = Callable[..., Connection[Any, Any]]
 
 
+def pytest_configure() -> None:
+    # Where a shell started us in the background it is ignored, and programs that we start inherit
+    # that. To hear of it is the business of several.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
     """End a test that hangs, so that the others run."""
