@@ -894,29 +894,49 @@ async def test_send_that_says_it_was_closed_has_sent_nothing(
 
 @pytest.mark.parametrize("undecrypted", [False, True])
 async def test_closing_tls_with_unread_input_does_not_destroy_what_was_sent(
-    connect: Connect, tls: Tls, undecrypted: bool
+    pair: Pair, connect: Connect, tls: Tls, undecrypted: bool, nursery: trio.Nursery
 ) -> None:
-    ours, peers = tcp()
+    ours, peers = pair
     peer = trio.SSLStream(peers, tls.client, server_hostname="example.org")
     connection = connect(ours)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+    async with trio.open_nursery() as handshake:
+        handshake.start_soon(partial(connection.start_tls, tls.server, server_side=True))
         await peer.do_handshake()
-    await peer.send_all(frame(b"read") * 3)
+    nursery.start_soon(peer.send_all, frame(b"read") * 3)
     assert await connection.receive() == b"read"
-    if (
-        undecrypted
-    ):  # more than is read at once, so that some stays with TLS, and some in the socket
-        await peer.send_all(frame(b"read") + frame(bytes(100_000)))
+    if undecrypted:
+        # More than is read at once, so that some stays with TLS, and some under it.
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(peer.send_all, frame(b"read") + frame(bytes(100_000)))
         for _ in range(3):
             assert await connection.receive() == b"read"
     connection.send_nowait(bytes(1000))
+    nursery.start_soon(connection.aclose)
+    # A clean end, which TLS would not take a reset or a mere end of the stream for.
+    assert await read_to_end(peer) == frame(bytes(1000))
+    await trio.aclose_forcefully(peer)
 
+
+async def test_closing_tls_within_tls(connect: Connect, tls: Tls) -> None:
+    """As through a proxy that is spoken to over TLS: each says its closing word."""
+    ours, peers = tcp()
+    outer_peer = trio.SSLStream(peers, tls.client, server_hostname="example.org")
+    peer = trio.SSLStream(outer_peer, tls.client, server_hostname="example.org")
+    outer = trio.SSLStream(ours, tls.server, server_side=True)
+    inner = trio.SSLStream(outer, tls.server, server_side=True)
+    connection = connect(inner)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.do_handshake)
+        await inner.do_handshake()
+    await peer.send_all(frame(b"read") * 3 + frame(bytes(100_000)))
+    assert await connection.receive() == b"read"
+    connection.send_nowait(bytes(1000))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.aclose)
-        # A clean end, which TLS would not take a reset or a mere end of the stream for.
         assert await read_to_end(peer) == frame(bytes(1000))
+        assert await read_to_end(outer_peer) == b""
         await peer.aclose()
+    assert (inner.transport_stream, outer.transport_stream) == (outer, ours)
 
 
 async def test_closing_tls_before_its_handshake_does_not_begin_one(
@@ -928,10 +948,13 @@ async def test_closing_tls_before_its_handshake_does_not_begin_one(
     await peer.aclose()
 
 
+@pytest.mark.parametrize("with_epoll", [False, True])
 @pytest.mark.parametrize("half_closed", [False, True])
 async def test_closing_with_unread_input_does_not_destroy_what_was_sent(
-    connect: Connect, half_closed: bool
+    connect: Connect, half_closed: bool, with_epoll: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not with_epoll:
+        monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
     ours, peer = large_buffers()
     connection = connect(ours)
     await peer.send_all(frame(b"a request") + frame(b"one more") * 1000)

@@ -615,10 +615,9 @@ class StreamTransport(Transport):
         healthy = self.error is None
         self._end()
         try:
-            try:
-                if healthy and isinstance(self.stream, trio.SSLStream):
-                    await _prepare_closing(self.stream)
-            finally:
+            if healthy:
+                await _close(self.stream)
+            else:
                 await self.stream.aclose()
         except trio.BrokenResourceError:
             pass
@@ -639,22 +638,33 @@ class StreamTransport(Transport):
             self._taken(len(data))
 
 
-async def _prepare_closing(stream: trio.SSLStream[Any]) -> None:
-    """Have TLS's closing word sent, and received, although the peer may still be sending.
+async def _close(stream: trio.abc.Stream) -> None:
+    """Close a stream, although the peer may still be sending, with what was sent arriving whole."""
+    if isinstance(stream, trio.SSLStream):
+        await _close_tls(stream)
+    elif isinstance(stream, trio.SocketStream):
+        await _close_socket(stream)
+    else:
+        await stream.aclose()
 
-    TLS cannot say it while it holds messages that nobody has taken, and none of it arrives if the
-    socket under it is closed with unread data.
-    """
-    if type(stream.transport_stream) is not trio.SocketStream:
-        return
-    with contextlib.suppress(trio.NeedHandshakeError):
-        stream.version()  # without a handshake there is nothing to be said or lost
-        stream.transport_stream = _LastWords(stream.transport_stream)
-        with contextlib.suppress(
-            _NothingMoreError, trio.BrokenResourceError, trio.BusyResourceError
-        ):
-            while await stream.receive_some():
-                pass
+
+async def _close_tls(stream: trio.SSLStream[Any]) -> None:
+    """`_close` for TLS, which cannot say its closing word while it holds what nobody has taken."""
+    under = stream.transport_stream
+    try:
+        with contextlib.suppress(trio.NeedHandshakeError):
+            stream.version()  # without a handshake there is nothing to be said or lost
+            stream.transport_stream = _LastWords(under)
+            with contextlib.suppress(
+                _NothingMoreError, trio.BrokenResourceError, trio.BusyResourceError
+            ):
+                while await stream.receive_some():
+                    pass
+    finally:
+        try:
+            await stream.aclose()
+        finally:
+            stream.transport_stream = under
 
 
 class _NothingMoreError(Exception):
@@ -665,24 +675,28 @@ class _NothingMoreError(Exception):
 class _LastWords:
     """What a TLS stream has under it while it is closed: it may send, but hears no more."""
 
-    socket: trio.SocketStream
+    stream: trio.abc.Stream
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.socket.send_all(data)
+        await self.stream.send_all(data)
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
         raise _NothingMoreError
 
     async def aclose(self) -> None:
-        """Close the socket, as `SocketTransport` closes its own."""
-        try:
-            with contextlib.suppress(trio.BrokenResourceError):
-                if self.socket.socket.is_readable():
-                    await self.socket.send_eof()
-                    while await self.socket.receive_some():
-                        pass
-        finally:
-            await self.socket.aclose()
+        await _close(self.stream)
+
+
+async def _close_socket(stream: trio.SocketStream) -> None:
+    """`_close` for a socket, whose `SocketTransport` does it in the same way and says why."""
+    try:
+        with contextlib.suppress(trio.BrokenResourceError):
+            if stream.socket.is_readable():
+                await stream.send_eof()
+                while await stream.receive_some():
+                    pass
+    finally:
+        await stream.aclose()
 
 
 @attrs.define(eq=False)
