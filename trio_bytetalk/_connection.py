@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import logging
 import math
 import operator
 import ssl
@@ -39,6 +38,7 @@ from ._events import (
     deliver,
 )
 from ._limits import Limits
+from ._log import get_logger
 from ._timer import Timer
 from ._transport import (
     Frame,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 NewSendT = TypeVar("NewSendT")
 NewReceiveT = TypeVar("NewReceiveT")
 
-_logger = logging.getLogger("trio_bytetalk.connection")
+_logger = get_logger("connection")
 
 # How often a socket that has more is read before the messages are looked at. More would save a few
 # of the scheduler's turns, but let one connection hold up the others for longer.

@@ -43,9 +43,10 @@ from ._events import (
 from ._length_prefixed import LengthPrefixed
 from ._limits import LimitOptions, Limits
 from ._listeners import open_tcp_listeners, open_unix_listener
+from ._log import get_logger
 from ._transport import Frame, address_of
 
-_logger = logging.getLogger("trio_bytetalk.server")
+_logger = get_logger("server")
 
 # accept() fails with these when the process or the system has run out of something. Waiting helps,
 # if connections end meanwhile; trio.serve_listeners waits as long.

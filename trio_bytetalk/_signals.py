@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,9 +12,10 @@ from typing import Any
 import attrs
 import trio
 
+from ._log import get_logger
 from ._server import Server, check_stop_timeout
 
-_logger = logging.getLogger("trio_bytetalk.server")
+_logger = get_logger("server")
 
 # What a terminal's Ctrl-C sends, and what service managers and containers send.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -72,7 +72,8 @@ def stop_on_signals(*servers: Server[Any, Any], timeout: float | None = 10) -> I
                 f"{number.name} has a handler that was not installed by Python, so it could not "
                 "be put back; have server.stop() called in some other way"
             )
-        if isinstance(getattr(handler, "__self__", None), _Watch) and handler.__self__.is_active:
+        owner = getattr(handler, "__self__", None)
+        if isinstance(owner, _Watch) and owner.is_active:
             raise RuntimeError(
                 "stop_on_signals is at work already; give all servers to one block: "
                 "stop_on_signals(server, another_server)"

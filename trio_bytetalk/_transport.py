@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -25,9 +24,10 @@ from ._epoll import EPOLL_AVAILABLE, Readiness, register
 from ._errors import BytetalkError
 from ._flusher import flush_soon
 from ._limits import Limits
+from ._log import get_logger
 from ._timer import Timer
 
-_logger = logging.getLogger("trio_bytetalk.transport")
+_logger = get_logger("transport")
 
 # How much is read at once. From 128 KiB on, a C library may give fresh pages for every read, and to
 # have those zeroed costs more than to read again.
