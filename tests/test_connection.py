@@ -27,6 +27,7 @@ from pairs import (
     read_to_end,
     reset,
     tcp,
+    tight_unix,
     unix,
 )
 
@@ -37,6 +38,7 @@ from trio_bytetalk import (
     Connection,
     Delimited,
     EncodeError,
+    Ending,
     GivenUpError,
     HandshakeTimeoutError,
     IdleTimeoutError,
@@ -978,17 +980,133 @@ async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
     assert await connection.receive() == "two"
     await connection.send("four")
     await connection.flush()
-    numbers = connection.statistics()
-    assert numbers.messages_received == 2
-    assert numbers.messages_sent == 1
-    assert numbers.bytes_received == 11
-    assert numbers.bytes_undecoded == 3
-    assert numbers.bytes_sent == 5
-    assert numbers.bytes_queued == 0
+    numbers = attrs.asdict(connection.statistics())
+    assert numbers.pop("age") >= numbers.pop("idle_time") >= 0
+    assert numbers == {
+        "number": connection.number,
+        "remote_address": there,
+        "messages_received": 2,
+        "messages_sent": 1,
+        "bytes_received": 11,
+        "bytes_sent": 5,
+        "chunks_received": 1,
+        "flushes": 1,
+        "bytes_queued": 0,
+        "most_bytes_queued": 5,  # for "thr" may have been the rest of a burst
+        "bytes_undecoded": 3,
+        "senders_waiting": 0,
+        "reader": "LinesReader",
+        "writer": "LinesWriter",
+    }
     await right.aclose()
     await connection.aclose()
     assert repr(connection) == f"<Connection with {there!r}, ended: closed on this side>"
     assert connection.local_address is None
+
+
+async def test_no_two_connections_have_the_same_number(connect: Connect) -> None:
+    async with open_memory_connection(Server(wait_for_the_end)) as client:
+        assert client.server is None
+        others = [connect(stream) for stream in memory()]
+        assert len({client.number, *(other.number for other in others)}) == 3
+        assert others[0].number < others[1].number
+
+
+async def wait_for_the_end(connection: AnyConnection) -> None:
+    async for _ in connection:
+        pass
+
+
+async def test_age_and_idle_time(connect: Connect, autojump_clock: trio.testing.MockClock) -> None:
+    connection, peer = (connect(stream) for stream in memory())
+
+    def times() -> tuple[float, float]:
+        numbers = connection.statistics()
+        return numbers.age, numbers.idle_time
+
+    await trio.sleep(3)
+    assert times() == (3, 3)
+    await peer.send(b"hello")
+    await connection.receive()
+    assert times() == (3, 0)
+    await trio.sleep(2)
+    assert times() == (5, 2)
+    await connection.send(b"hello")
+    await connection.flush()
+    await trio.sleep(2)
+    assert times() == (7, 0)  # that these bytes are old no one has seen
+    await trio.sleep(2)
+    assert times() == (9, 2)
+    await connection.aclose()
+    await trio.sleep(2)
+    assert times() == (9, 2)  # as they were at the end
+
+
+async def test_what_waits_to_be_sent_is_counted_and_the_most_of_it_remembered(
+    connect: Connect, nursery: trio.Nursery
+) -> None:
+    left, right = (
+        connect(stream, write_buffer_size=1000) for stream in trio.testing.lockstep_stream_pair()
+    )
+    await left.send(b"x" * 2000)
+    for message in b"waits", b"waits, too":
+        nursery.start_soon(left.send, message)
+        await trio.testing.wait_all_tasks_blocked()
+    numbers = left.statistics()
+    assert numbers.bytes_queued == numbers.most_bytes_queued == 2004
+    assert numbers.senders_waiting == 2
+    for message in b"x" * 2000, b"waits", b"waits, too":
+        assert await right.receive() == message
+    await left.flush()
+    numbers = left.statistics()
+    assert numbers.bytes_queued == numbers.senders_waiting == 0
+    assert numbers.most_bytes_queued == 2004
+    assert numbers.flushes == 2  # the two came in together
+    assert right.statistics().chunks_received >= 2
+
+
+async def test_numbers_go_on_under_tls(connect: Connect, tls: Tls) -> None:
+    left, right = (connect(stream) for stream in tight_unix())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(left.send, b"x" * 300_000)
+        assert await right.receive() == b"x" * 300_000
+    before = left.statistics(), right.statistics()
+    assert before[0].most_bytes_queued > 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(left.start_tls, tls.server, server_side=True))
+        await right.start_tls(tls.client, server_hostname="example.org")
+    for connection, old in zip((left, right), before, strict=True):
+        new = connection.statistics()
+        assert (new.number, new.age >= old.age) == (old.number, True)
+        for name in ("bytes_received", "bytes_sent", "chunks_received", "flushes"):
+            assert getattr(new, name) == getattr(old, name)
+        assert new.most_bytes_queued == old.most_bytes_queued
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (None, Ending.END_OF_STREAM),
+        (ProtocolError("a rule"), Ending.PROTOCOL_ERROR),
+        (ZeroDivisionError(), Ending.FAILED),
+        (KeyboardInterrupt(), Ending.CANCELLED),
+    ],
+)
+async def test_how_it_ended_is_counted_by_its_server(
+    error: BaseException | None, ending: Ending
+) -> None:
+    async def handler(connection: AnyConnection) -> None:
+        await wait_for_the_end(connection)
+        if error is not None:
+            raise error
+
+    server = Server(handler)
+    ours, theirs = memory()
+    async with ours:
+        await ours.send_eof()
+        with contextlib.suppress(KeyboardInterrupt):
+            await server.serve_stream(theirs)
+    assert server.statistics().endings == dict.fromkeys(Ending, 0) | {ending: 1}
 
 
 async def test_peer_that_finished_and_then_took_nothing_has_broken_the_connection(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
+import itertools
 import math
 import operator
 import ssl
@@ -43,6 +44,7 @@ from ._timer import Timer
 from ._transport import (
     Frame,
     GivenUpError,
+    SendTimeoutError,
     StreamTransport,
     Transport,
     address_of,
@@ -78,6 +80,9 @@ _new_event: Final = object.__new__
 _set_connection: Final = cast(Any, MessageReceived.connection).__set__
 _set_message: Final = cast(Any, MessageReceived.message).__set__
 
+# Where connections get their numbers from: one place for all, so that no two have the same.
+numbers: Final = itertools.count(1)
+
 # What a connection without a server is listened to by: nobody.
 _NOBODY: Final[EventEmitter[Any]] = EventEmitter()
 
@@ -107,19 +112,78 @@ class CloseReason(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+class Ending(enum.StrEnum):
+    """How connections end, as `ServerStatistics.endings` counts it. The values are for labels."""
+
+    END_OF_STREAM = "end_of_stream"
+    """The peer finished."""
+    CLOSED = "closed"
+    """The handler returned, or closed the connection."""
+    SERVER_STOPPED = "server_stopped"
+    CANCELLED = "cancelled"
+    """It was cut short, by a cancellation or a Ctrl-C."""
+    FAILED = "failed"
+    """The handler or a hook raised an exception that was no fault of the peer's."""
+    PROTOCOL_ERROR = "protocol_error"
+    """The peer sent what is not allowed, or finished in the middle of a message."""
+    BROKEN = "broken"
+    """The peer reset the connection, or it was lost."""
+    MESSAGE_TIMEOUT = "message_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    SEND_TIMEOUT = "send_timeout"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    """That of `Connection.start_tls`; see ``handshakes_timed_out`` for a server that is all TLS."""
+    QUEUE_FULL = "queue_full"
+    """`Server.broadcast` was told to close connections that have no room."""
+
+
+# What an error says about an ending: the first that fits.
+_ENDINGS: Final = (
+    (ProtocolError, Ending.PROTOCOL_ERROR),
+    (MessageTimeoutError, Ending.MESSAGE_TIMEOUT),
+    (IdleTimeoutError, Ending.IDLE_TIMEOUT),
+    (SendTimeoutError, Ending.SEND_TIMEOUT),
+    (HandshakeTimeoutError, Ending.HANDSHAKE_TIMEOUT),
+    (QueueFullError, Ending.QUEUE_FULL),
+    (trio.BrokenResourceError, Ending.BROKEN),
+)
+
+
 @attrs.frozen(kw_only=True)
 class ConnectionStatistics:
     """Numbers of one connection, as of the moment that `Connection.statistics` was called."""
 
+    number: int
+    """The connection's own, see `Connection.number`."""
+    remote_address: Any
+    age: float
+    """For how many seconds there has been this connection, or was until its end."""
+    idle_time: float
+    """For how many seconds no byte has come or gone, as far as calls can tell.
+
+    To note the time of every byte would cost more than all these numbers. So what has moved since
+    the call before counts as of now: look regularly, and it is as exact as that.
+    """
     messages_received: int
     messages_sent: int
     """Messages queued; those behind the last ``bytes_queued`` bytes are not written yet."""
     bytes_received: int
     bytes_sent: int
     """Bytes that the operating system has taken."""
+    chunks_received: int
+    """In how many pieces the bytes came: with many messages in each, it is a busy peer's."""
+    flushes: int
+    """How often the operating system was offered bytes; fewer than messages if they gather."""
     bytes_queued: int
+    most_bytes_queued: int
+    """The most that were queued at any one time."""
     bytes_undecoded: int
     """Bytes received that are not decoded yet."""
+    senders_waiting: int
+    """How many tasks wait in `Connection.send` for room in the queue."""
+    reader: str
+    """The class of the reader, by name."""
+    writer: str
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -133,6 +197,12 @@ class Connection(
 
     Any number of tasks may send; one at a time may receive. As with all Trio resources, it is
     closed by `aclose` or at the end of an ``async with`` block.
+    """
+
+    number: int
+    """Counted from 1: no other connection of this process has the same.
+
+    It is what logs and task dumps name the connection by.
     """
 
     context: Any
@@ -192,7 +262,12 @@ class Connection(
     _raised: ProtocolError | None  # the last one that receive() raised
     _raised_at: int  # and how many bytes had been decoded then
     _reason: CloseReason | BaseException | None  # the close_reason to be, if it is decided
+    _failed: bool  # whether that is an exception which is not the peer's fault
     _closing: trio.Event | None
+
+    _began: float  # when
+    _ended: float | None  # when, if it has
+    _moved: tuple[int, float]  # how many bytes statistics() saw last, and since when so many
 
     def __init__(
         self,
@@ -200,7 +275,9 @@ class Connection(
         codec: Codec[SendT, ReceiveT],
         limits: Limits,
         server: Server[SendT, ReceiveT] | None = None,
+        number: int | None = None,
     ) -> None:
+        self.number = next(numbers) if number is None else number
         self.context = None
         self.server = server
         self.remote_address = address_of(stream)
@@ -216,10 +293,12 @@ class Connection(
             self._on_received = self._on_written = _NOBODY
         self._special = self._receiving = self._closed = self._eof = False
         self._stopping = self._settled = self._overdue = False
-        self._at_end = self._in_hooks = False
+        self._at_end = self._in_hooks = self._failed = False
         self._timer = self._undelivered = self._end = self._raised = self._reason = (
             self._closing
-        ) = None
+        ) = self._ended = None
+        self._began = trio.current_time()
+        self._moved = (0, self._began)
         self._partial = (-1, 0.0)
         self._ahead = _NOTHING
         self._most_ahead = _FIRST_AHEAD
@@ -765,6 +844,7 @@ class Connection(
     def _hook_failed(self, error: BaseException) -> None:
         _logger.error("a message_written hook failed; %r is closed", self, exc_info=error)
         self._reason = self._reason or error
+        self._failed = True
         failure = trio.BrokenResourceError("a message_written hook failed")
         failure.__cause__ = error
         self._give_up(failure)
@@ -810,6 +890,7 @@ class Connection(
             raise
         finally:
             self.close_reason = self._reason or self._natural_reason()
+            self._ended = trio.current_time()
             if self._timer is not None:
                 self._timer.forget()
             for emitter in (self._on_received, self._on_written):
@@ -832,12 +913,25 @@ class Connection(
             return CloseReason.SERVER_STOPPED
         return CloseReason.CLOSED
 
-    def _conclude(self, reason: CloseReason | BaseException) -> None:
+    def _conclude(self, reason: CloseReason | BaseException, *, failed: bool = False) -> None:
         """The server has seen how this connection ended: better than what it looked like before."""
         if not isinstance(self._reason, BaseException):  # else a hook had failed before
             self._reason = reason
+            self._failed = failed
             if self.close_reason is not None:
                 self.close_reason = reason
+
+    def _ending(self) -> Ending:
+        """Of which kind the end is that this connection has come to, or is coming to."""
+        reason = self.close_reason or self._reason or self._natural_reason()
+        if self._failed:
+            return Ending.FAILED
+        if isinstance(reason, CloseReason):
+            return Ending[reason.name]
+        for error_type, ending in _ENDINGS:
+            if isinstance(reason, error_type):
+                return ending
+        return Ending.CANCELLED
 
     def _is_closed_error(self, error: BaseException) -> bool:
         """Whether ``error`` says only that this connection was closed on this side."""
@@ -919,8 +1013,7 @@ class Connection(
                 )
             stream = wrap_tls(plain.detach(), ssl_context, server_side, server_hostname)
             self._transport = secure = StreamTransport(stream, self._limits)
-            secure.bytes_received = plain.bytes_received
-            secure.bytes_written = plain.bytes_written
+            secure.count_on(plain)
             try:
                 await handshake(stream, self._limits)
             except BaseException as error:
@@ -974,20 +1067,34 @@ class Connection(
     def statistics(self) -> ConnectionStatistics:
         """Numbers of this connection, as of now."""
         self._settle()
-        return self._statistics()
-
-    def _statistics(self) -> ConnectionStatistics:
-        """Less exact about ``bytes_undecoded``, and cheaper in the middle of a burst."""
-        in_hand = self._undelivered is not None or self._in_hooks
         transport = self._transport
+        now = trio.current_time() if self._ended is None else self._ended
+        moved = transport.bytes_received + transport.bytes_written
+        if moved != self._moved[0]:
+            self._moved = (moved, now)
         return ConnectionStatistics(
-            messages_received=self._messages_received - operator.length_hint(self._ahead) - in_hand,
+            number=self.number,
+            remote_address=self.remote_address,
+            age=now - self._began,
+            idle_time=now - self._moved[1],
+            messages_received=self._messages_delivered(),
             messages_sent=self._messages_sent,
             bytes_received=transport.bytes_received,
             bytes_sent=transport.bytes_written,
+            chunks_received=transport.chunks,
+            flushes=transport.flushes,
             bytes_queued=transport.queued,
+            most_bytes_queued=transport.most_queued,
             bytes_undecoded=len(self._buffer),
+            senders_waiting=transport.senders_waiting,
+            reader=type(self._reader).__name__,
+            writer=type(self._writer).__name__,
         )
+
+    def _messages_delivered(self) -> int:
+        """How many messages were received, less those that are decoded and no more."""
+        in_hand = self._undelivered is not None or self._in_hooks
+        return self._messages_received - operator.length_hint(self._ahead) - in_hand
 
 
 def _bytes_only(piece: object) -> Buffer:

@@ -9,7 +9,7 @@ import math
 import os
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar, Unpack, cast, overload
 
 import attrs
@@ -19,9 +19,12 @@ from ._codec import Codec, ReceiveT, SendT
 from ._connection import (
     CloseReason,
     Connection,
+    Ending,
+    HandshakeTimeoutError,
     QueueFullError,
     check_ssl_context,
     handshake,
+    numbers,
     wrap_tls,
 )
 from ._errors import BytetalkError, in_words
@@ -77,13 +80,65 @@ class ServerStatistics:
     connections: int
     """Connections open now."""
     connections_total: int
-    """Connections ever made."""
+    """Connections ever made, the open ones included."""
+    connections_accepted: int
+    """Streams ever accepted, or given to `Server.serve_stream`.
+
+    Each one becomes a connection, or is refused, or has that before it still.
+    """
+    connections_refused: int
+    """Accepted, and closed before they were connections.
+
+    The handshake or the codec failed, or the server ended.
+    """
+    endings: Mapping[Ending, int]
+    """How many connections have ended in each way; all the ways are there."""
+
+    handshakes: int
+    """TLS handshakes under way now."""
+    handshakes_failed: int
+    handshakes_timed_out: int
+    """Those of the failed ones that took more than ``handshake_timeout``."""
+
+    listeners: int
+    """Listeners that are being served now."""
+    listeners_at_limit: int
+    """Those that accept no one now, because ``max_connections`` are being served."""
+    listeners_out_of_resources: int
+    """Those that accept no one now, because the system has run out of descriptors or memory."""
+    times_at_limit: int
+    """How many times a listener has had to wait, because of ``max_connections``."""
+    times_out_of_resources: int
+    """How many times a listener has found the system to have run out, and gone on to do so."""
+
     messages_received: int
     messages_sent: int
     bytes_received: int
     bytes_sent: int
+    chunks_received: int
+    """In how many pieces the bytes came."""
+    flushes: int
+    """How often the operating system was offered bytes to be sent."""
+    bytes_queued: int
+    """Bytes that wait to be sent now, of all connections."""
+    most_bytes_queued: int
+    """The most that were queued at any one time for any one connection."""
+    bytes_undecoded: int
+    """Bytes received that are not decoded yet, of all connections.
+
+    Those of a burst that is being worked through may be decoded ahead, and do not count here.
+    """
+    senders_waiting: int
+    """How many tasks wait in `Connection.send` for room in a queue."""
     broadcasts_skipped: int
     """How many times `Server.broadcast` left out a connection because its queue was full."""
+
+    subscriptions: int
+    """Subscriptions to this server's events; those to a connection's own are not counted."""
+    events_waiting: int
+    """Events that their subscribers have not received yet."""
+    events_dropped: int
+    """Events that subscriptions have dropped, those included that have ended."""
 
 
 @attrs.frozen(kw_only=True)
@@ -114,14 +169,20 @@ class _Totals:
     messages_sent: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
+    chunks_received: int = 0
+    flushes: int = 0
+    most_bytes_queued: int = 0
 
     def add(self, connection: Connection[Any, Any]) -> None:
-        numbers = connection._statistics()
+        transport = connection._transport
         self.connections += 1
-        self.messages_received += numbers.messages_received
-        self.messages_sent += numbers.messages_sent
-        self.bytes_received += numbers.bytes_received
-        self.bytes_sent += numbers.bytes_sent
+        self.messages_received += connection._messages_delivered()
+        self.messages_sent += connection._messages_sent
+        self.bytes_received += transport.bytes_received
+        self.bytes_sent += transport.bytes_written
+        self.chunks_received += transport.chunks
+        self.flushes += transport.flushes
+        self.most_bytes_queued = max(self.most_bytes_queued, transport.most_queued)
 
 
 class Server(Generic[SendT, ReceiveT]):
@@ -216,6 +277,11 @@ class Server(Generic[SendT, ReceiveT]):
         self._serving = 0
         self._room = trio.lowlevel.ParkingLot()
         self._ended = _Totals()
+        self._endings = dict.fromkeys(Ending, 0)
+        self._accepted = self._refused = 0
+        self._handshakes = self._handshakes_failed = self._handshakes_timed_out = 0
+        self._listeners = self._listeners_exhausted = 0
+        self._times_at_limit = self._times_exhausted = 0
         self._broadcasts_skipped = 0
 
     # -- hooks and events
@@ -349,8 +415,9 @@ class Server(Generic[SendT, ReceiveT]):
             raise TypeError(f"stream must be a trio.abc.Stream, not {stream!r}")
         with self._run() as run, run.serving:
             _check_server_context(ssl_context)
+            self._accepted += 1
             self._serving += 1
-            await self._serve_connection(run, stream, ssl_context)
+            await self._serve_connection(run, stream, ssl_context, next(numbers))
 
     def stop(self, timeout: float | None = 10) -> None:
         """Stop serving, in order; the ``serve_`` calls return when that is done.
@@ -436,18 +503,52 @@ class Server(Generic[SendT, ReceiveT]):
         return bool(self._runs)
 
     def statistics(self) -> ServerStatistics:
-        """Numbers of this server, as of now, over all its connections ever."""
+        """Numbers of this server, as of now, over all its connections ever.
+
+        Nothing is kept for them but what a connection counts anyhow: they are added up here, a
+        microsecond or so for each open connection.
+        """
         totals = attrs.evolve(self._ended)
+        queued = undecoded = senders = 0
         for connection in self._connections:
             totals.add(connection)
+            queued += connection._transport.queued
+            senders += connection._transport.senders_waiting
+            undecoded += len(connection._buffer)
+        subscriptions = {
+            listener
+            for emitter in self._emitters
+            for listener in emitter._listeners
+            if isinstance(listener, Subscription)
+        }
         return ServerStatistics(
             connections=len(self._connections),
             connections_total=totals.connections,
+            connections_accepted=self._accepted,
+            connections_refused=self._refused,
+            endings=dict(self._endings),
+            handshakes=self._handshakes,
+            handshakes_failed=self._handshakes_failed,
+            handshakes_timed_out=self._handshakes_timed_out,
+            listeners=self._listeners,
+            listeners_at_limit=len(self._room),
+            listeners_out_of_resources=self._listeners_exhausted,
+            times_at_limit=self._times_at_limit,
+            times_out_of_resources=self._times_exhausted,
             messages_received=totals.messages_received,
             messages_sent=totals.messages_sent,
             bytes_received=totals.bytes_received,
             bytes_sent=totals.bytes_sent,
+            chunks_received=totals.chunks_received,
+            flushes=totals.flushes,
+            bytes_queued=queued,
+            most_bytes_queued=totals.most_bytes_queued,
+            bytes_undecoded=undecoded,
+            senders_waiting=senders,
             broadcasts_skipped=self._broadcasts_skipped,
+            subscriptions=len(subscriptions),
+            events_waiting=sum(subscription.waiting for subscription in subscriptions),
+            events_dropped=sum(emitter._dropped for emitter in self._emitters),
         )
 
     # -- within
@@ -481,10 +582,24 @@ class Server(Generic[SendT, ReceiveT]):
                 with run.accepting:
                     async with trio.open_nursery() as acceptors:
                         for listener in listeners:
+                            self._listeners += 1
                             acceptors.start_soon(
-                                self._accept, run, listener, connections, ssl_context
+                                self._listen, run, listener, connections, ssl_context
                             )
                         task_status.started(listeners)
+
+    async def _listen(
+        self,
+        run: _Run,
+        listener: trio.abc.Listener[Any],
+        connections: trio.Nursery,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        """A listener's task. ``_listeners`` counts it already."""
+        try:
+            await self._accept(run, listener, connections, ssl_context)
+        finally:
+            self._listeners -= 1
 
     async def _accept(
         self,
@@ -507,32 +622,46 @@ class Server(Generic[SendT, ReceiveT]):
                 now = trio.current_time()
                 if not exhausted or now >= calm_at:
                     exhausted = True
+                    self._times_exhausted += 1
                     _logger.error("accepting no connections for now: %s", error)
                 calm_at = now + _ACCEPT_CALM
-                await trio.sleep(_ACCEPT_PAUSE)
+                self._listeners_exhausted += 1
+                try:
+                    await trio.sleep(_ACCEPT_PAUSE)
+                finally:
+                    self._listeners_exhausted -= 1
                 continue
             if exhausted and trio.current_time() >= calm_at:
                 exhausted = False
                 _logger.info("accepting connections again")
+            self._accepted += 1
             try:
                 # Another listener's connection may have taken the place meanwhile.
                 await self._wait_for_room()
             except trio.Cancelled:
+                self._refused += 1
                 with trio.CancelScope(shield=True):
                     await trio.aclose_forcefully(stream)
                 raise
             self._serving += 1
-            connections.start_soon(self._serve_connection, run, stream, ssl_context)
+            number = next(numbers)
+            connections.start_soon(self._serve_connection, run, stream, ssl_context, number)
 
     async def _wait_for_room(self) -> None:
-        if self.max_connections is not None:
+        if self.max_connections is not None and self._serving >= self.max_connections:
+            self._times_at_limit += 1
             while self._serving >= self.max_connections:
                 await self._room.park()
 
     async def _serve_connection(
-        self, run: _Run, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None
+        self,
+        run: _Run,
+        stream: trio.abc.Stream,
+        ssl_context: ssl.SSLContext | None,
+        number: int,
     ) -> None:
         """One connection's task. ``_serving`` counts it already."""
+        connection: Connection[SendT, ReceiveT] | None = None
         try:
             if ssl_context is not None:
                 secure = await self._secure(stream, ssl_context)
@@ -540,7 +669,7 @@ class Server(Generic[SendT, ReceiveT]):
                     return
                 stream = secure
             try:
-                connection = Connection(stream, self.codec, self.limits, self)
+                connection = Connection(stream, self.codec, self.limits, self, number)
             except Exception:
                 # The codec's own code, or a system limit: not a reason to end the server.
                 _logger.exception("no connection with %r", address_of(stream))
@@ -552,8 +681,11 @@ class Server(Generic[SendT, ReceiveT]):
             finally:
                 self._connections.remove(connection)
                 self._ended.add(connection)
+                self._endings[connection._ending()] += 1
                 await self._tell_of_end(connection)
         finally:
+            if connection is None:
+                self._refused += 1
             self._serving -= 1
             # All of them: the first in the row may have no one to accept, and another listener may.
             self._room.unpark_all()
@@ -564,9 +696,12 @@ class Server(Generic[SendT, ReceiveT]):
         """Do the TLS handshake; None if it failed, which is logged."""
         address = address_of(stream)  # now, because a connection that was reset has none
         secure = wrap_tls(stream, ssl_context, server_side=True)
+        self._handshakes += 1
         try:
             await handshake(secure, self.limits)
         except Exception as error:
+            self._handshakes_failed += 1
+            self._handshakes_timed_out += isinstance(error, HandshakeTimeoutError)
             # A BrokenResourceError, or else a bug of the stream's, which is to be seen.
             traceback = None if isinstance(error, trio.BrokenResourceError) else error
             said = in_words(error, _ERROR_SHOWN)
@@ -577,6 +712,8 @@ class Server(Generic[SendT, ReceiveT]):
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(secure)
             raise
+        finally:
+            self._handshakes -= 1
         return secure
 
     async def _handle(self, run: _Run, connection: Connection[SendT, ReceiveT]) -> None:
@@ -668,7 +805,7 @@ def _judge(
         level = logging.WARNING if isinstance(leaves[0], BytetalkError) else logging.INFO
         _logger.log(level, "%r ends: %s", connection, in_words(leaves[0], _ERROR_SHOWN))
     else:
-        connection._conclude(ours)
+        connection._conclude(ours, failed=True)
         _logger.error("the handler or a hook of %r failed", connection, exc_info=ours)
     return rest
 

@@ -179,8 +179,16 @@ class Transport(ABC):
     bytes_received: int = attrs.field(default=0, init=False)
     bytes_written: int = attrs.field(default=0, init=False)
 
+    chunks: int = attrs.field(default=0, init=False)
+    """In how many pieces the received bytes were taken."""
+
+    flushes: int = attrs.field(default=0, init=False)
+    """How often the operating system, or the stream, was offered bytes to be written."""
+
     queued: int = attrs.field(default=0, init=False)
     """How many bytes are queued that the operating system has not taken."""
+
+    _most_queued: int = attrs.field(default=0, init=False)  # before something was taken
 
     clear: bool = attrs.field(default=True, init=False)
     """Whether `write` may be called right away; `put` does what is needed if not."""
@@ -370,6 +378,24 @@ class Transport(ABC):
             self._progressed()
 
     @property
+    def most_queued(self) -> int:
+        """The largest value that `queued` has had."""
+        return max(self._most_queued, self.queued)
+
+    @property
+    def senders_waiting(self) -> int:
+        """How many tasks wait for room in the queue."""
+        return len(self._senders)
+
+    def count_on(self, before: Transport) -> None:
+        """Go on with the numbers of the transport that had the stream before."""
+        self.bytes_received = before.bytes_received
+        self.bytes_written = before.bytes_written
+        self.chunks = before.chunks
+        self.flushes = before.flushes
+        self._most_queued = before.most_queued
+
+    @property
     def in_announcement(self) -> bool:
         """Whether the current task is announcing a frame: it must not wait for that to be done."""
         return self._announcer is not None and self._announcer.is_current
@@ -457,6 +483,7 @@ class Transport(ABC):
         self._update_clear()
 
     def _count_write(self) -> None:
+        self.flushes += 1
         self._writes_left -= 1
         if self._writes_left <= 0:
             self.clear = False
@@ -464,6 +491,8 @@ class Transport(ABC):
     def _taken(self, count: int) -> None:
         """The operating system has taken ``count`` bytes off the queue."""
         self.bytes_written += count
+        if self.queued > self._most_queued:
+            self._most_queued = self.queued
         self.queued -= count
         queue = self._queue
         if not self.queued:
@@ -583,6 +612,7 @@ class StreamTransport(Transport):
         data, self._received = self._received, None
         if data:
             self.bytes_received += len(data)
+            self.chunks += 1
         return data
 
     async def take_rest(
@@ -633,6 +663,7 @@ class StreamTransport(Transport):
             data = b"".join(self._queue)
             self._queue = [data]
         data = data[:_SEND_SIZE]
+        self.flushes += 1
         await self.stream.send_all(data)
         if self.error is None:  # or the queue was cleared meanwhile
             self._taken(len(data))
@@ -747,6 +778,8 @@ class SocketTransport(Transport):
             raise broken(error) from error
         count = len(data)
         self.bytes_received += count
+        if count:
+            self.chunks += 1
         if count == _READ_SIZE:
             self.has_more = True
         elif not self._readiness.hung_up:
@@ -849,6 +882,7 @@ class SocketTransport(Transport):
             await self._readiness.wait_writable()
         else:
             await trio.lowlevel.checkpoint()
+        self.flushes += 1
         self._write()
 
     def local_address(self) -> Any:
