@@ -4,7 +4,8 @@ Pytest collects the tests of a module once. Each mutant then gets a fork of that
 the changed functions are given their changed code, and only the tests are run that went through the
 changed statement, the quickest first, until one fails. What a changed function cannot show, such as
 a change in a class body, gets a fork of a process that has not imported the package yet. So does
-each survivor, for a second chance with all tests and all of hypothesis's examples.
+each survivor that is not explained, for a second chance with all tests and all of hypothesis's
+examples.
 """
 
 from __future__ import annotations
@@ -294,7 +295,9 @@ def run_pytest(path: Path, plugin: object) -> None:
     pytest.main([str(tests), *options], plugins=[plugin])
 
 
-def try_all(path: Path, mutants: list[Mutant], jobs: int) -> list[int]:
+def try_all(
+    path: Path, mutants: list[Mutant], jobs: int, is_explained: Callable[[Mutant], bool]
+) -> list[int]:
     """How the tests ended with each mutant."""
 
     def quick() -> tuple[dict[str, Test], list[int]]:
@@ -325,7 +328,11 @@ def try_all(path: Path, mutants: list[Mutant], jobs: int) -> list[int]:
         raise RuntimeError(f"the tests of {path.stem} notice a mutant that is none")
 
     for ending, profile in ((NEEDS_IMPORT, "mutation"), (SURVIVED, "thorough")):
-        again = [number for number, outcome in enumerate(outcomes) if outcome == ending]
+        again = [
+            number
+            for number, outcome in enumerate(outcomes)
+            if outcome == ending and not (ending == SURVIVED and is_explained(mutants[number]))
+        ]
         tries = [lambda n=n, p=profile: thorough(mutants[n], p) for n in again]
         for number, outcome in zip(again, in_forks(tries, jobs), strict=True):
             outcomes[number] = outcome
@@ -400,7 +407,8 @@ def main() -> int:
         path = ROOT / "trio_bytetalk" / f"{module}.py"
         mutants = mutants_of(path)
         counts: collections.Counter[str] = collections.Counter(mutants=len(mutants))
-        for mutant, outcome in zip(mutants, try_all(path, mutants, options.jobs), strict=True):
+        outcomes = try_all(path, mutants, options.jobs, explained.have)
+        for mutant, outcome in zip(mutants, outcomes, strict=True):
             stale.discard(mutant.key)
             if outcome == SURVIVED:
                 kind = "explained" if explained.have(mutant) else "open"
