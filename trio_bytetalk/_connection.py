@@ -299,7 +299,7 @@ class Connection(
         ) = self._ended = None
         self._began = trio.current_time()
         self._moved = (0, self._began)
-        self._partial = (-1, 0.0)
+        self._partial = (0, 0.0)
         self._ahead = _NOTHING
         self._most_ahead = _FIRST_AHEAD
         self.use(codec)
@@ -333,7 +333,6 @@ class Connection(
         self._decode = reader.decode
         self._ahead_reader = ahead_reader(reader)
         if self._receiving:  # a task is waiting for a message as the old reader saw it
-            self._buffer.wanted = 0
             self._transport.interrupt()
 
     @property
@@ -591,7 +590,6 @@ class Connection(
             if size:
                 self._partial = (began, waited + trio.current_time() - now)
         if self._overdue:
-            self._overdue = False
             if len(buffer) > size:
                 return  # there is something to look at, at the last moment
             if size:
@@ -999,7 +997,7 @@ class Connection(
         if self._transport.in_announcement:
             raise trio.BusyResourceError("a message_written hook cannot start TLS")
         self._settle()
-        self._receiving = self._special = True
+        self._receiving = True
         try:
             plain = self._transport
             await plain.finish()
@@ -1029,7 +1027,6 @@ class Connection(
             raise
         finally:
             self._receiving = False
-            self._special = self._closed or self._undelivered is not None
 
     # -- looking
 
