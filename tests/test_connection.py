@@ -3099,3 +3099,19 @@ async def test_closed_while_tls_waits_for_a_hook_sends_no_hello(connect: Connect
         go_on.set()
         assert await read_to_end(peer) == frame(b"x")
         await peer.aclose()
+
+
+async def test_fault_of_another_connections_peer_is_the_handlers_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(_connection: AnyConnection) -> None:
+        upstream, theirs = memory()
+        await theirs.send_all(frame(b"larger"))
+        async with connect_plainly(upstream, codec=LengthPrefixed(max_size=5)) as other:
+            await other.receive()
+
+    ours, _peer = memory()
+    await Server(handle).serve_stream(ours)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
