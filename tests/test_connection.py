@@ -2563,7 +2563,7 @@ async def test_stream_that_gives_bytearrays_makes_messages_of_bytes(connect: Con
     async def receive_bytearray(max_bytes: int | None = None) -> bytearray:
         return bytearray(await receive_some(max_bytes))
 
-    ours.receive_some = receive_bytearray  # type: ignore[method-assign, assignment]  # as streams of others may do
+    ours.receive_some = receive_bytearray  # type: ignore[method-assign]  # as streams of others may do
     connection = connect(ours)
     for _ in range(2):
         await peer.send_all(frame(b"one") + frame(b"two"))
@@ -2729,7 +2729,7 @@ async def test_stop_ends_a_wait_for_the_next_message(pair: Pair) -> None:
 async def test_given_up_while_the_server_stops_is_told_as_that(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    errors = []
+    errors: list[Exception] = []
 
     async def handle(connection: AnyConnection) -> None:
         await connection.send(bytes(1000))
