@@ -608,32 +608,33 @@ class Server(Generic[SendT, ReceiveT]):
         connections: trio.Nursery,
         ssl_context: ssl.SSLContext | None,
     ) -> None:
-        exhausted = False
-        calm_at = -math.inf
+        calm_at = math.inf  # when it will be long enough that accept() has not failed, if it has
         while True:
             await self._wait_for_room()
+            stream: trio.abc.Stream | None = None
             try:
-                stream = await listener.accept()
+                with trio.move_on_at(calm_at):
+                    stream = await listener.accept()
             except trio.ClosedResourceError:
                 return  # closed by its owner: nothing more will come
             except OSError as error:
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                now = trio.current_time()
-                if not exhausted or now >= calm_at:
-                    exhausted = True
+                if calm_at == math.inf:
                     self._times_exhausted += 1
                     _logger.error("accepting no connections for now: %s", error)
-                calm_at = now + _ACCEPT_CALM
+                calm_at = trio.current_time() + _ACCEPT_CALM
                 self._listeners_exhausted += 1
                 try:
                     await trio.sleep(_ACCEPT_PAUSE)
                 finally:
                     self._listeners_exhausted -= 1
                 continue
-            if exhausted and trio.current_time() >= calm_at:
-                exhausted = False
+            if trio.current_time() >= calm_at:
+                calm_at = math.inf
                 _logger.info("accepting connections again")
+            if stream is None:
+                continue
             self._accepted += 1
             try:
                 # Another listener's connection may have taken the place meanwhile.
