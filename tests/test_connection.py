@@ -1009,6 +1009,20 @@ async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
     assert connection.local_address is None
 
 
+async def test_closing_again_and_cancelled_closes_at_once_too(
+    connect: Connect, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(trio.testing.lockstep_stream_pair()[0])
+    await connection.send(b"what no one takes")
+    nursery.start_soon(connection.aclose)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.move_on_after(1) as scope:
+        await connection.aclose()
+    assert scope.cancelled_caught
+    assert connection.close_reason is CloseReason.CANCELLED
+    assert trio.current_time() == 1
+
+
 async def test_no_two_connections_have_the_same_number(connect: Connect) -> None:
     async with open_memory_connection(Server(wait_for_the_end)) as client:
         assert client.server is None

@@ -2440,13 +2440,19 @@ async def test_cancelled_connections_are_counted_as_such_also_by_a_ctrl_c() -> N
     assert endings(server) == {Ending.CANCELLED: 3}
 
 
-async def test_one_that_another_task_is_still_closing_when_all_is_cancelled_has_ended_too() -> None:
+async def test_a_connection_that_another_task_is_closing_has_a_reason_when_it_is_told_of() -> None:
     told = trio.Event()
 
     async def end_when_told(_connection: BytesConnection) -> None:
         await told.wait()
 
     server = Server(end_when_told)
+    reasons: list[object] = []
+
+    @server.on_disconnect
+    async def note(connection: BytesConnection) -> None:
+        reasons.append(connection.close_reason)
+
     ours, theirs = trio.testing.lockstep_stream_pair()
     async with trio.open_nursery() as closing, ours:
         async with trio.open_nursery() as serving:
@@ -2460,8 +2466,8 @@ async def test_one_that_another_task_is_still_closing_when_all_is_cancelled_has_
             await trio.testing.wait_all_tasks_blocked()
             assert endings(server) == {}
             serving.cancel_scope.cancel()
-        assert endings(server) == {Ending.CLOSED: 1}
-        closing.cancel_scope.cancel()
+        assert endings(server) == {Ending.CANCELLED: 1}
+        assert reasons == [CloseReason.CANCELLED]
 
 
 async def test_listeners_and_their_waiting_are_counted(

@@ -263,7 +263,8 @@ class Connection(
     _raised_at: int  # and how many bytes had been decoded then
     _reason: CloseReason | BaseException | None  # the close_reason to be, if it is decided
     _failed: bool  # whether that is an exception which is not the peer's fault
-    _closing: trio.Event | None
+    # Set when it is closed, and what it takes its time for until then.
+    _closing: tuple[trio.Event, trio.CancelScope] | None
 
     _began: float  # when
     _ended: float | None  # when, if it has
@@ -868,16 +869,17 @@ class Connection(
             if self._transport.in_announcement:  # which the first waits for, so we must not
                 await trio.lowlevel.checkpoint()
             else:
-                await self._closing.wait()
+                await self._wait_for_closing(*self._closing)
             return
-        self._closing = trio.Event()
+        closed, flushing = self._closing = trio.Event(), trio.CancelScope()
         self._closed = self._special = True
         self._settle()
         transport = self._transport
         transport.refuse(trio.ClosedResourceError("this connection was closed"))
         transport.interrupt()
         try:
-            with trio.CancelScope(deadline=trio.current_time() + self._limits.close_timeout):
+            flushing.deadline = trio.current_time() + self._limits.close_timeout
+            with flushing:
                 try:
                     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                         await transport.finish()
@@ -894,7 +896,17 @@ class Connection(
             for emitter in (self._on_received, self._on_written):
                 if self._is_own(emitter):
                     emitter._end_subscriptions()
-            self._closing.set()
+            closed.set()
+
+    async def _wait_for_closing(self, closed: trio.Event, flushing: trio.CancelScope) -> None:
+        try:
+            await closed.wait()
+        except trio.Cancelled:
+            flushing.cancel()
+            self._reason = self._reason or CloseReason.CANCELLED
+            with trio.CancelScope(shield=True):
+                await closed.wait()  # soon, for it waits for nothing any more
+            raise
 
     def _natural_reason(self) -> CloseReason | BaseException:
         if self._end is not None and not isinstance(self._end, trio.EndOfChannel):
@@ -921,7 +933,7 @@ class Connection(
 
     def _ending(self) -> Ending:
         """Of which kind the end is that this connection has come to, or is coming to."""
-        reason = self.close_reason or self._reason or self._natural_reason()
+        reason = self.close_reason or self._reason
         if self._failed:
             return Ending.FAILED
         if isinstance(reason, CloseReason):
