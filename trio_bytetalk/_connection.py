@@ -679,7 +679,7 @@ class Connection(
 
     def _note(self, error: ProtocolError) -> None:
         self._raised = error
-        error.__dict__["_of_connection"] = True  # so, for a subclass may be frozen
+        error.__dict__["_connection"] = self.number  # so, for a subclass may be frozen
         self._raised_at = self._transport.bytes_received - len(self._buffer)
 
     def _give_up(self, error: Exception) -> None:
@@ -949,9 +949,10 @@ class Connection(
 
     def _is_peers_fault(self, error: BaseException) -> bool:
         """Whether ``error`` is this connection's peer's doing, and not that of another's."""
-        if isinstance(error, ProtocolError) and not error._of_connection:
-            return True  # of a rule that the handler or a hook has checked
-        return error is self._raised or any(
+        if isinstance(error, ProtocolError):
+            # Without a connection it is of a rule that the handler or a hook has checked.
+            return error._connection in (None, self.number)
+        return any(
             failure is not None
             and isinstance(failure, trio.BrokenResourceError)
             and type(error) is type(failure)

@@ -194,8 +194,8 @@ class _Hub:
             with contextlib.suppress(OSError):
                 if not self.running:
                     self.epoll = select.epoll()
-                    self.running = True
                     trio.lowlevel.spawn_system_task(self.run, name="trio_bytetalk: epoll")
+                    self.running = True
                 self.epoll.register(readiness._fd, _READ_EVENTS)
                 readiness._watched = True
         return readiness._watched
