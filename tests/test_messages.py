@@ -145,6 +145,7 @@ async def test_what_is_sent_is_received(codec: Codec[Any, Any], messages: list[A
     st.recursive(
         st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         st.lists,
+        max_leaves=20,
     )
 )
 def test_json_over_lines_is_one_line_whatever_is_in_it(message: Any) -> None:
@@ -207,6 +208,7 @@ def test_null_that_is_meant_is_sent(codec: Codec[Any, Any], message: Any, text: 
     st.recursive(
         st.none() | st.integers(-(2**80), 2**80) | st.floats() | st.binary(max_size=9),
         lambda inner: st.lists(inner) | st.dictionaries(st.floats(), inner),
+        max_leaves=20,
     )
 )
 def test_json_has_all_that_was_in_the_message_or_there_is_none(message: Any) -> None:
