@@ -93,7 +93,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs)
         return
-    session.run("python", "-m", "pytest", "--cov", "--cov-context=test")
+    session.run("python", "-m", "pytest", "--cov")
     session.run("python", "tests/own_coverage.py")
 
 
