@@ -93,7 +93,8 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs)
         return
-    session.run("python", "-m", "pytest", "--cov")
+    # One process for each core; each takes over tests from another that has more of them left.
+    session.run("python", "-m", "pytest", "--cov", "--numprocesses=auto", "--dist=worksteal")
     session.run("python", "tests/own_coverage.py")
 
 
