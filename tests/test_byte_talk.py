@@ -226,7 +226,7 @@ async def test_a_thousand_connections_in_one_thread(nursery: trio.Nursery) -> No
         if 0 <= hard < needed:
             pytest.skip(f"the system allows {hard} descriptors; {needed} are needed")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     server = Server(echo)
     port = await listen(nursery, server)
     everyone_is_here = trio.Event()
@@ -254,7 +254,8 @@ async def test_a_thousand_connections_in_one_thread(nursery: trio.Nursery) -> No
         assert len(server.connections) == number
         assert server.broadcast(b"to all").queued == number
     assert replies == [b"to all"] * number
-    assert threading.active_count() == threads
+    # One that an earlier test left to Trio's thread cache may have gone.
+    assert threads.issuperset(threading.enumerate())
     assert server.statistics().connections_total == number
 
 
