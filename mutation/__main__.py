@@ -4,8 +4,8 @@ Pytest collects the tests of a module once. Each mutant then gets a fork of that
 the changed functions are given their changed code, and only the tests are run that went through the
 changed statement, the quickest first, until one fails. What a changed function cannot show, such as
 a change in a class body, gets a fork of a process that has not imported the package yet. So does
-each survivor that is not explained, for a second chance with all tests and all of hypothesis's
-examples.
+each survivor, for a second chance with all tests and all of hypothesis's examples. Both take long,
+and are spared where the mutant is explained.
 """
 
 from __future__ import annotations
@@ -331,7 +331,7 @@ def try_all(
         again = [
             number
             for number, outcome in enumerate(outcomes)
-            if outcome == ending and not (ending == SURVIVED and is_explained(mutants[number]))
+            if outcome == ending and not is_explained(mutants[number])
         ]
         tries = [lambda n=n, p=profile: thorough(mutants[n], p) for n in again]
         for number, outcome in zip(again, in_forks(tries, jobs), strict=True):
@@ -410,7 +410,7 @@ def main() -> int:
         outcomes = try_all(path, mutants, options.jobs, explained.have)
         for mutant, outcome in zip(mutants, outcomes, strict=True):
             stale.discard(mutant.key)
-            if outcome == SURVIVED:
+            if outcome in (SURVIVED, NEEDS_IMPORT):
                 kind = "explained" if explained.have(mutant) else "open"
             else:
                 # A mutant that ends the whole process, by a signal, is noticed by that.
