@@ -7,11 +7,13 @@ of streams of each kind in turn.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ from pairs import (
     Stream,
     counted_writes,
     frame,
+    lockstep,
     memory,
     read_exactly,
     read_to_end,
@@ -1967,3 +1970,311 @@ async def test_send_timeout_is_not_put_off_by_who_wakes_the_reader_up(
             connection.reader = LengthPrefixed().reader()
     assert trio.current_time() == start + 5
     await peer.aclose()
+
+
+# -- exactly when
+
+
+async def test_every_sixteenth_write_lets_others_run(connect: Connect) -> None:
+    """Each is a system call; a burst's replies, which share one, are counted by their bytes."""
+    ours, peer = unix()
+    connection = connect(ours)
+    steps = Steps(trio.lowlevel.current_task())
+    trio.lowlevel.add_instrument(steps)
+    at_once = []
+    sent = 0
+    for _ in range(100):
+        before = steps.count
+        await connection.send(b"x")
+        if steps.count != before:
+            at_once.append(sent)
+            sent = 0
+        sent += 1
+    trio.lowlevel.remove_instrument(steps)
+    assert at_once == [16] * 6
+    await peer.aclose()
+
+
+@attrs.define(eq=False)
+class Steps(trio.abc.Instrument):
+    """Counts the steps of a task."""
+
+    task: trio.lowlevel.Task
+    count: int = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task is self.task
+
+
+async def test_queue_is_full_with_more_than_its_size_and_not_before(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, _ = lockstep()
+    connection = connect(ours, write_buffer_size=1000)
+    connection.send_nowait(bytes(996))
+    assert connection.statistics().bytes_queued == 1000
+    connection.send_nowait(b"")
+    with pytest.raises(trio.WouldBlock):
+        connection.send_nowait(b"")
+
+
+async def test_large_message_leaves_at_once(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    for size in (5000, 10_000):
+        await connection.send(bytes(size))
+        assert await read_exactly(pair[1], 4 + size) == frame(bytes(size))
+
+
+async def test_large_replies_to_a_burst_leave_in_one_write(pair: Pair, connect: Connect) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"x"] * 5))
+        assert await connection.receive() == b"x"
+        with counted_writes(ours) as writes:
+            await connection.send(bytes(5000))
+            for _ in range(4):
+                assert await connection.receive() == b"x"
+                await connection.send(bytes(5000))
+            nursery.start_soon(connection.flush)
+            assert await read_exactly(peer, 5 * 5004) == frame(bytes(5000)) * 5
+    assert writes.count == 1
+
+
+async def test_full_queue_of_replies_is_written_before_it_is_said_to_be_full(
+    connect: Connect,
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours, write_buffer_size=1000)
+    await peer.send_all(frames([b"one", b"two"]))
+    assert await connection.receive() == b"one"
+    for _ in range(20):  # the system has room for all of them
+        connection.send_nowait(bytes(500))
+    await connection.flush()
+    assert await read_exactly(peer, 20 * 504) == frame(bytes(500)) * 20
+    await peer.aclose()
+
+
+async def test_connection_that_is_found_broken_by_that_is_not_said_to_be_full(
+    connect: Connect,
+) -> None:
+    ours, peer = tcp()
+    connection = connect(ours, write_buffer_size=1000)
+    await peer.send_all(frames([b"one", b"two"]))
+    assert await connection.receive() == b"one"
+    connection.send_nowait(bytes(2000))
+    reset(peer)
+    with pytest.raises(trio.BrokenResourceError):
+        connection.send_nowait(b"x")
+
+
+async def test_broadcasts_of_one_turn_leave_in_one_write_with_what_is_sent_then() -> None:
+    ours, peer = unix()
+    server = Server(echo)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        with counted_writes(ours) as writes:
+            server.broadcast(b"1")
+            connection.send_nowait(b"2")
+            await connection.send(b"3")
+            assert connection.statistics().bytes_queued == 15
+            server.broadcast(b"4")
+            await trio.testing.wait_all_tasks_blocked()
+            assert writes.count == 1
+        assert await read_exactly(peer, 20) == frames([b"1", b"2", b"3", b"4"])
+        await peer.aclose()
+
+
+async def test_broadcasts_of_one_turn_are_written_when_they_come_to_much() -> None:
+    ours, peer = unix()
+    server = Server(echo, write_buffer_size=1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        for _ in range(100):
+            assert server.broadcast(bytes(96)).queued == 1
+            assert connection.statistics().bytes_queued <= 1100
+        assert await read_exactly(peer, 10_000) == frame(bytes(96)) * 100
+        await peer.aclose()
+
+
+async def test_broadcast_passes_over_what_is_found_to_be_broken() -> None:
+    ours, peer = tcp()
+
+    async def handle(connection: AnyConnection) -> None:
+        await stop.wait()
+
+    stop = trio.Event()
+    server = Server(handle)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        reset(peer)
+        with pytest.raises(trio.BrokenResourceError):
+            await send_on(connection)
+        result = server.broadcast(b"x")
+        assert (result.queued, result.skipped) == (0, 0)
+        stop.set()
+
+
+# -- telling that a message was written, once more
+
+
+async def test_what_was_told_or_never_to_be_told_leaves_room(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(ours, write_buffer_size=100)
+    for _ in range(100):
+        await connection.send(bytes(96))
+    told: list[bytes] = []
+    go_on = trio.Event()
+
+    async def on_written(event: MessageWritten) -> None:
+        told.append(event.message)
+        if event.message == b"slow":
+            await go_on.wait()
+
+    connection.message_written.connect(on_written)
+    for _ in range(100):
+        await connection.send(bytes(96))
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(told) == 100
+    await connection.send(b"slow")
+    for _ in range(10):
+        await trio.testing.wait_all_tasks_blocked()
+        connection.send_nowait(bytes(96))  # there is room for 1,600 bytes that are written
+    go_on.set()
+    await connection.aclose()
+    assert len(await read_to_end(peer)) == 210 * 100 + 8
+
+
+async def test_who_waits_for_a_slow_hook_is_not_overtaken_when_nobody_listens_any_more(
+    connect: Connect,
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours, write_buffer_size=100)
+    go_on = trio.Event()
+
+    async def on_written(_event: MessageWritten) -> None:
+        await go_on.wait()
+
+    handle = connection.message_written.connect(on_written)
+    with contextlib.suppress(trio.WouldBlock):
+        while True:
+            connection.send_nowait(bytes(46))
+            await trio.testing.wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"first")
+        await trio.testing.wait_all_tasks_blocked()
+        handle.disconnect()
+        nursery.start_soon(connection.send, b"second")
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+    await connection.aclose()
+    assert (await read_to_end(peer)).endswith(frames([bytes(46), b"first", b"second"]))
+
+
+async def test_hook_that_closes_is_told_of_nothing_more_and_leaves_no_task(
+    connect: Connect,
+) -> None:
+    ours, _ = memory()
+    connection = connect(ours)
+    told: list[bytes] = []
+
+    async def on_written(event: MessageWritten) -> None:
+        told.append(event.message)
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+        closed.set()
+
+    closed = trio.Event()
+    connection.message_written.connect(on_written)
+    for message in (b"1", b"2", b"3"):
+        await connection.send(message)
+    await closed.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert told == [b"1"]
+    assert not [name for name in own_system_tasks() if "announcer" in name or "pump" in name]
+
+
+# -- what it says, and what it holds
+
+
+@attrs.define(eq=False)
+class SilentlyBrokenStream(PlainStream):
+    """A stream that breaks and does not say why."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.receive_some()
+
+
+async def test_reason_that_a_connection_broke_is_told_as_far_as_it_is_known(
+    connect: Connect,
+) -> None:
+    connection = connect(SilentlyBrokenStream(memory()[0]))
+    with pytest.raises(
+        trio.BrokenResourceError, match=r"^the connection broke: BrokenResourceError\(\)$"
+    ):
+        await connection.receive()
+    ours, peer = tcp()
+    connection = connect(ours)
+    reset(peer)
+    with pytest.raises(
+        trio.BrokenResourceError, match=r"^the connection broke: \[Errno \d+\] Connection reset"
+    ):
+        await connection.receive()
+
+
+@pytest.mark.parametrize("make", [lockstep, tight_unix])
+async def test_closed_connection_is_let_go_of_though_its_peer_took_nothing(
+    make: Callable[[], Pair],
+) -> None:
+    ours, peer = make()
+    connection = open_connection(ours, write_buffer_size=1000, send_timeout=1000)
+    fill(connection)
+    await trio.testing.wait_all_tasks_blocked()
+    await trio.aclose_forcefully(connection)
+    await peer.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    alive = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert alive() is None
+
+
+def test_connection_may_be_closed_by_a_generator_when_the_run_is_over() -> None:
+    """Trio ends the async generators that are left when its system tasks have ended already."""
+    closed: list[object] = []
+    generators = []
+
+    async def lines(ours: Stream) -> AsyncIterator[None]:
+        connection = open_connection(ours)
+        try:
+            await connection.send(bytes(300_000))  # more than a socket takes
+            await trio.testing.wait_all_tasks_blocked()
+            yield
+        finally:
+            with contextlib.suppress(trio.WouldBlock):
+                connection.send_nowait(b"goodbye")
+            try:
+                await connection.aclose()
+            finally:
+                closed.append(connection.close_reason)
+
+    async def main() -> None:
+        for ours in (memory()[0], trio.SocketStream(trio.socket.from_stdlib_socket(here))):
+            generator = lines(ours)
+            generators.append(generator)
+            await anext(generator)
+
+    here, there = socket.socketpair()
+    with there:
+        trio.run(main)
+    assert closed == [CloseReason.CANCELLED] * 2

@@ -146,9 +146,7 @@ class _Worker:
                     if not self._stopped:
                         await trio.lowlevel.wait_task_rescheduled(_can_be_aborted)
         finally:
-            self.busy = False
-            self._stopped = True
-            self._task = None
+            self._stopped = True  # the run is over, if it was not told so
 
 
 @attrs.define(eq=False)
