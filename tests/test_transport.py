@@ -1111,6 +1111,8 @@ async def test_bug_in_a_stream_breaks_its_connection_and_nothing_else(
     with pytest.raises(trio.BrokenResourceError, match="a bug in send_all") as info:
         await connection.flush()
     assert isinstance(info.value.__cause__, OopsError)
+    assert "FaultyStream" in caplog.text
+    assert "a bug in send_all" in caplog.text
     await connection.aclose()
     assert isinstance(connection.close_reason, trio.BrokenResourceError)
 
@@ -2025,6 +2027,28 @@ async def test_large_message_leaves_at_once(pair: Pair, connect: Connect) -> Non
         assert await read_exactly(pair[1], 4 + size) == frame(bytes(size))
 
 
+async def test_large_message_is_given_to_a_stream_in_one_piece(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    with counted_writes(ours) as writes:
+        await connection.send(bytes(5000))
+        assert await read_exactly(peer, 5004) == frame(bytes(5000))
+    assert writes.count == 1
+
+
+async def test_message_behind_a_burst_is_not_held_back(pair: Pair, connect: Connect) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"1", b"2"]))
+        for message in (b"1", b"2"):
+            assert await connection.receive() == message
+            await connection.send(message)
+        assert await read_exactly(peer, 10) == frames([b"1", b"2"])
+    await connection.send(b"3")
+    assert await read_exactly(peer, 5) == frame(b"3")
+
+
 async def test_large_replies_to_a_burst_leave_in_one_write(pair: Pair, connect: Connect) -> None:
     ours, peer = pair
     connection = connect(ours)
@@ -2252,7 +2276,7 @@ async def test_closed_connection_is_let_go_of_though_its_peer_took_nothing(
 def test_connection_may_be_closed_by_a_generator_when_the_run_is_over() -> None:
     """Trio ends the async generators that are left when its system tasks have ended already."""
     closed: list[object] = []
-    generators = []
+    generators: list[AsyncIterator[None]] = []
 
     async def lines(ours: Stream) -> AsyncIterator[None]:
         connection = open_connection(ours)

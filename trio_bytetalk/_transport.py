@@ -652,8 +652,6 @@ class StreamTransport(Transport):
         except Exception:
             # The stream's bug; but who closes a connection must be able to rely on that.
             _logger.exception("%r could not be closed", self.stream)
-        finally:
-            self.interrupt()
 
     async def _write_and_wait(self) -> None:
         data = self._queue[0]
