@@ -285,7 +285,7 @@ def test_message_of_cobs_that_is_stuffed_in_segments(size: int, zeros: list[int]
     "pattern", [b"\0", b"a\0", b"ab\0", b"a", b"\xc0", b"\xdb", b"\xc0\xdb", b"\xc0a"]
 )
 def test_no_more_memory_is_taken_than_for_what_comes_out(make: Any, pattern: bytes) -> None:
-    size = 2**20
+    size = 2**19
     message = pattern * (size // len(pattern))
     codec = make()
     reader, writer = codec.reader(), codec.writer()
