@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -69,6 +71,17 @@ def _context(request: pytest.FixtureRequest) -> None:
         measuring = coverage.Coverage.current()
         if measuring is not None:
             measuring.switch_context(request.node.nodeid)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """A record's own fields, without their prefix, as a formatter that writes JSON has them."""
+    fields = {
+        name.removeprefix("bytetalk_"): value
+        for name, value in vars(record).items()
+        if name.startswith("bytetalk_")
+    }
+    assert json.loads(json.dumps(fields)) == fields
+    return fields
 
 
 @pytest.fixture(params=KINDS)

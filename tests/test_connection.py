@@ -17,7 +17,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from conftest import Connect, Tls
+from conftest import Connect, Tls, fields_of
 from pairs import (
     TIGHT_KINDS,
     Pair,
@@ -60,6 +60,7 @@ from trio_bytetalk import (
     _transport,
     open_connection,
 )
+from trio_bytetalk._log import address_in_words
 from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 AnyConnection = Connection[Any, Any]
@@ -961,8 +962,15 @@ async def test_failing_hook_of_a_written_message_ends_the_connection(
     await connection.aclose()
     assert connection.close_reason is failure
     (record,) = caplog.records
-    assert record.levelno == logging.ERROR
+    assert (record.name, record.levelno) == ("trio_bytetalk.connection", logging.ERROR)
     assert record.exc_info is not None
+    assert fields_of(record) == {
+        "event": "written_hook_failed",
+        "connection": connection.number,
+        "remote": address_in_words(connection.remote_address),
+        "error": type(failure).__name__,
+        "reason": str(failure),
+    }
 
 
 # -- looking at it
@@ -979,7 +987,7 @@ async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
     connection.context = {"name": "ann"}
     assert connection.context == {"name": "ann"}
     assert connection.close_reason is None
-    assert repr(connection) == f"<Connection with {there!r}, open>"
+    assert repr(connection) == f"<Connection {connection.number} with {there!r}, open>"
     await right.send_all(b"one\ntwo\nthr")
     assert await connection.receive() == "one"
     assert await connection.receive() == "two"
@@ -1005,7 +1013,9 @@ async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
     }
     await right.aclose()
     await connection.aclose()
-    assert repr(connection) == f"<Connection with {there!r}, ended: closed on this side>"
+    assert repr(connection) == (
+        f"<Connection {connection.number} with {there!r}, ended: closed on this side>"
+    )
     assert connection.local_address is None
 
 
@@ -1180,7 +1190,8 @@ async def test_repr_while_it_closes(connect: Connect) -> None:
         nursery.start_soon(connection.aclose)
         await trio.testing.wait_all_tasks_blocked()
     await right.aclose()
-    assert seen == ["<Connection with None, closed>"] or seen == ["<Connection with None, open>"]
+    (said,) = seen
+    assert said in [f"<Connection {connection.number} with None, {x}>" for x in ("open", "closed")]
 
 
 @attrs.frozen

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from pairs import frame, memory
 
+import trio_bytetalk
 from trio_bytetalk import Connection, InvalidMessageError, LengthPrefixed, Server
-from trio_bytetalk._log import get_logger
+from trio_bytetalk._log import address_in_words, get_logger
 
 FORGED = "INFO: all is well"
 
@@ -140,3 +143,35 @@ async def test_a_peer_cannot_write_lines_through_a_handler_that_quotes_it(
     assert first.startswith("ERROR: the handler or a hook of ")
     assert any(line.startswith(f"  | {FORGED}") for line in lines)
     assert all(line.startswith("  | ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (None, None),
+        ("", None),
+        (b"", None),
+        (("127.0.0.1", 5555), "127.0.0.1:5555"),
+        (("::1", 5555, 0, 0), "[::1]:5555"),
+        ("/run/chat.sock", "/run/chat.sock"),
+        (b"\0chat", "@chat"),
+        (b"\0\xffchat", r"@\xffchat"),
+        (7, "7"),  # another family's
+        (f"/tmp/x\n{FORGED}", f"/tmp/x\\n{FORGED}"),  # a client chooses its own path
+        ("/" + 200 * "x", "/" + 53 * "x" + " ... " + 54 * "x"),
+    ],
+)
+def test_an_address_is_written_on_one_line_as_one_writes_it(address: object, words: object) -> None:
+    assert address_in_words(address) == words
+
+
+def test_every_record_has_fields() -> None:
+    calls = []
+    for path in Path(trio_bytetalk.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="_logger"))):
+                    calls.append((path.name, node))
+    assert calls
+    for name, call in calls:
+        assert "extra" in [keyword.arg for keyword in call.keywords], f"{name}:{call.lineno}"

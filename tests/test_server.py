@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from conftest import Tls
+from conftest import Tls, fields_of
 from pairs import frame, reset
 
 from trio_bytetalk import (
@@ -249,6 +250,14 @@ async def test_the_peer_resets_the_connection(
     assert record.levelno == logging.INFO
     assert record.exc_info is None
     assert "reset" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "connection_ended",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "ending": "broken",
+        "error": "BrokenResourceError",
+        "reason": str(reason),
+    }
 
 
 async def test_the_handler_fails(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
@@ -273,7 +282,15 @@ async def test_the_handler_fails(nursery: trio.Nursery, caplog: pytest.LogCaptur
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is error
-    assert "the handler or a hook" in record.getMessage()
+    assert record.getMessage().startswith(f"the handler or a hook of {watched.victim!r}"[:-40])
+    assert fields_of(record) == {
+        "event": "handler_failed",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "ending": "failed",
+        "error": "OopsError",
+        "reason": "in the handler",
+    }
 
 
 async def test_an_on_connect_hook_fails(
@@ -383,6 +400,13 @@ async def test_an_on_disconnect_hook_fails(
     assert record.exc_info is not None
     assert record.exc_info[1] is error
     assert "a hook failed at ClientDisconnected" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "hook_failed",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "error": "OopsError",
+        "reason": str(error),
+    }
 
 
 async def test_the_peer_breaks_the_protocol(
@@ -399,6 +423,14 @@ async def test_the_peer_breaks_the_protocol(
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
     assert "max_size" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "connection_ended",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "ending": "protocol_error",
+        "error": "MessageTooLargeError",
+        "reason": str(watched.victim.close_reason),
+    }
 
 
 async def test_the_peer_finishes_inside_a_message(
@@ -1011,6 +1043,13 @@ async def test_a_cancelled_server_does_not_wait_long_for_a_subscriber_that_never
     record = only_record(caplog)
     assert record.levelno == logging.ERROR
     assert "1 listeners did not take ClientDisconnected" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "event_not_taken",
+        "connection": fields_of(record)["connection"],
+        "remote": None,
+        "listeners": 1,
+    }
+    assert f"<Connection {fields_of(record)['connection']} with" in record.getMessage()
 
 
 async def test_an_on_disconnect_hook_hears_of_a_cancelled_connection_and_may_wait_a_little(
@@ -1539,6 +1578,15 @@ async def test_running_out_of_descriptors_is_survived_and_logged_once_for_each_t
             assert len(logged(caplog)) == 2 * episode
             assert [record.levelno for record in records] == [logging.ERROR, logging.INFO]
             assert os.strerror(number) in records[0].getMessage()
+            assert [*map(fields_of, records)] == [
+                {
+                    "event": "accept_paused",
+                    "listener": "MemoryListener",
+                    "error": type(OSError(number, "")).__name__,
+                    "reason": str(OSError(number, os.strerror(number))),
+                },
+                {"event": "accept_resumed", "listener": "MemoryListener"},
+            ]
         nursery.cancel_scope.cancel()
 
 
@@ -1656,11 +1704,20 @@ async def test_a_codec_that_fails_to_make_a_reader_costs_one_connection_only(
     port = await listen(nursery, server)
     async with server.events() as events:
         async with await trio.open_tcp_stream(LOCALHOST, port) as stream:
+            address = stream.socket.getsockname()
             assert await stream.receive_some() == b""
         record = only_record(caplog)
         assert record.levelno == logging.ERROR
         assert record.exc_info is not None
-        assert "no connection with ('127.0.0.1'" in record.getMessage()
+        assert re.match(r"no connection \d+ with \('127.0.0.1'", record.getMessage())
+        fields = fields_of(record)
+        assert f"connection {fields.pop('connection')} " in record.getMessage()
+        assert fields == {
+            "event": "connection_refused",
+            "remote": "{}:{}".format(*address),
+            "error": "OopsError",
+            "reason": "no reader",
+        }
         assert waiting_in(events) == []
         async with open_tcp_connection(LOCALHOST, port) as connection:
             await connection.send(b"hello")
@@ -1723,6 +1780,10 @@ async def test_a_client_that_says_nothing_is_dropped_when_the_handshakes_time_is
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
     assert "handshake_timeout" in record.getMessage()
+    fields = fields_of(record)
+    assert f"no connection {fields.pop('connection')} with None: " in record.getMessage()
+    assert record.getMessage().endswith(fields.pop("reason"))
+    assert fields == {"event": "handshake_failed", "remote": None, "error": "HandshakeTimeoutError"}
 
 
 async def test_a_plain_client_at_a_tls_port(
@@ -1747,7 +1808,7 @@ async def test_a_plain_client_at_a_tls_port(
     record = only_record(caplog)
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
-    assert f"no connection with {address!r}: the TLS handshake failed" in record.getMessage()
+    assert f" with {address!r}: the TLS handshake failed" in record.getMessage()
 
 
 async def test_a_tls_client_at_a_plain_port(
@@ -1806,7 +1867,7 @@ async def test_a_client_resets_the_connection_during_the_handshake(
         await trio.lowlevel.checkpoint()
     record = only_record(caplog)
     assert record.levelno == logging.WARNING
-    assert f"no connection with {address!r}: the TLS handshake failed" in record.getMessage()
+    assert f" with {address!r}: the TLS handshake failed" in record.getMessage()
 
 
 async def test_handshakes_count_towards_the_limit_of_connections(
@@ -2618,6 +2679,59 @@ async def test_subscriptions_and_what_they_dropped_are_counted_after_their_end_t
     assert server.statistics().subscriptions == 0
     assert server.statistics().events_waiting == 0
     assert server.statistics().events_dropped == newest.dropped + 2
+
+
+def task_names() -> list[str]:
+    """As a task dump shows them."""
+    names = []
+    task = trio.lowlevel.current_task()
+    while task.parent_nursery is not None:
+        task = task.parent_nursery.parent_task
+    tasks = [task]
+    while tasks:
+        task = tasks.pop()
+        names.append(task.name)
+        for nursery in task.child_nurseries:
+            tasks += nursery.child_tasks
+    return names
+
+
+async def test_a_task_dump_says_which_task_is_which_connections(
+    nursery: trio.Nursery, listener: MemoryListener, tmp_path: Path
+) -> None:
+    server = Server(echo)
+    port = await listen(nursery, server)
+    path = str(tmp_path / "socket")
+    await nursery.start(server.serve_unix, path)
+    await nursery.start(server.serve_listeners, [listener])
+    async with (
+        open_tcp_connection(LOCALHOST, port) as by_tcp,
+        open_unix_connection(path) as by_unix,
+        open_connection(listener.dial()) as in_memory,
+    ):
+        for connection in by_tcp, by_unix, in_memory:
+            await talk(connection)
+        names = task_names()
+        for acceptor in f"127.0.0.1:{port}", path, "MemoryListener":
+            assert names.count(f"acceptor ({acceptor})") == 1
+        for connection in server.connections:
+            name = f"connection {connection.number}"
+            if connection.remote_address:
+                name += " ({}:{})".format(*connection.remote_address)
+            assert names.count(name) == 1
+
+
+async def test_a_task_dump_knows_a_connection_before_its_handshake_is_done(
+    nursery: trio.Nursery, server_context: ssl.SSLContext
+) -> None:
+    server = Server(echo)
+    port = await listen(nursery, server, ssl_context=server_context)
+    async with await trio.open_tcp_stream(LOCALHOST, port) as stream:
+        while not server.statistics().handshakes:
+            await trio.lowlevel.checkpoint()
+        address = "{}:{}".format(*stream.socket.getsockname())
+        (name,) = (name for name in task_names() if name.startswith("connection "))
+        assert re.fullmatch(rf"connection \d+ \({re.escape(address)}\)", name)
 
 
 async def test_a_server_whose_signals_are_forwarded_by_hand_hears_nothing_else() -> None:

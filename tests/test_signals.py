@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from conftest import fields_of
 from pairs import memory
 
 from trio_bytetalk import Connection, Server, open_connection, stop_on_signals
@@ -68,6 +69,8 @@ async def test_the_first_signal_stops_in_order(
         assert not server.is_running
     assert handlers() == before
     assert caplog.messages == [f"{number.name}: stopping; once more to stop at once"]
+    said = {"event": "stopping", "signal": number.name, "timeout": None}
+    assert [*map(fields_of, caplog.records)] == [said]
 
 
 @pytest.mark.parametrize("second", SIGNALS)
@@ -96,6 +99,10 @@ async def test_a_second_signal_stops_at_once(
         f"{number.name}: stopping; once more to stop at once",
         f"{second.name}: stopping at once",
     ]
+    assert [*map(fields_of, caplog.records)] == [
+        {"event": "stopping", "signal": number.name, "timeout": None},
+        {"event": "stopping", "signal": second.name, "timeout": 0},
+    ]
 
 
 @pytest.mark.parametrize("seconds", [0, 7])
@@ -113,6 +120,7 @@ async def test_who_is_not_done_in_time_is_cancelled(
     assert trio.current_time() == began + seconds
     how = "stopping; once more to stop at once" if seconds else "stopping at once"
     assert caplog.messages == [f"SIGTERM: {how}"]
+    assert [fields_of(record)["timeout"] for record in caplog.records] == [seconds]
 
 
 async def test_several_servers_stop_together(autojump_clock: trio.testing.MockClock) -> None:

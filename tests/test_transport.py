@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import logging
 import os
 import random
+import re
 import socket
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,7 +23,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from conftest import Connect, Tls
+from conftest import Connect, Tls, fields_of
 from pairs import (
     Pair,
     Stream,
@@ -101,7 +103,7 @@ def own_system_tasks() -> list[str]:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return sorted(
-        task.name
+        re.sub(r" of connection \d+$", "", task.name)
         for nursery in root.child_nurseries
         for task in nursery.child_tasks
         if task.name.startswith("trio_bytetalk")
@@ -1115,6 +1117,15 @@ async def test_bug_in_a_stream_breaks_its_connection_and_nothing_else(
     assert "a bug in send_all" in caplog.text
     await connection.aclose()
     assert isinstance(connection.close_reason, trio.BrokenResourceError)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("trio_bytetalk.transport", logging.ERROR)
+    assert record.exc_info is not None
+    assert fields_of(record) == {
+        "event": "stream_failed",
+        "connection": connection.number,
+        "error": "OopsError",
+        "reason": "a bug in send_all",
+    }
 
 
 @attrs.define(eq=False)
@@ -1138,6 +1149,40 @@ async def test_stream_that_fails_to_close_is_closed_all_the_same(
     assert connection.close_reason is CloseReason.CLOSED
     assert await read_to_end(peer) == b""
     assert ("a bug in aclose" in caplog.text) == isinstance(error, OopsError)
+    for record in caplog.records:
+        assert (record.name, record.levelno) == ("trio_bytetalk.transport", logging.ERROR)
+        assert fields_of(record) == {
+            "event": "closing_failed",
+            "connection": connection.number,
+            "error": "OopsError",
+            "reason": "a bug in aclose",
+        }
+
+
+async def test_task_dump_says_whose_workers_they_are(connect: Connect, tls: Tls) -> None:
+    def workers() -> set[str]:
+        root = trio.lowlevel.current_root_task()
+        assert root is not None
+        tasks = (task for nursery in root.child_nurseries for task in nursery.child_tasks)
+        return {task.name for task in tasks if " of connection " in task.name}
+
+    async def hook(_event: MessageWritten) -> None:
+        await trio.sleep_forever()
+
+    for start_tls in False, True:
+        left, right = (connect(stream) for stream in memory())
+        if start_tls:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(left.start_tls, tls.server, server_side=True))
+                await right.start_tls(tls.client, server_hostname="example.org")
+        left.message_written.connect(hook)
+        await left.send(b"hello")
+        await right.receive()
+        await trio.testing.wait_all_tasks_blocked()
+        mine = {name for name in workers() if name.endswith(f" {left.number}")}
+        assert mine == {
+            f"trio_bytetalk: {work} of connection {left.number}" for work in ("announcer", "pump")
+        }
 
 
 async def test_send_timeout_gives_up_a_peer_that_takes_nothing(

@@ -39,7 +39,7 @@ from ._events import (
     deliver,
 )
 from ._limits import Limits
-from ._log import get_logger
+from ._log import address_in_words, fields, get_logger
 from ._timer import Timer
 from ._transport import (
     Frame,
@@ -276,12 +276,11 @@ class Connection(
         codec: Codec[SendT, ReceiveT],
         limits: Limits,
         server: Server[SendT, ReceiveT] | None = None,
-        number: int | None = None,
+        known: tuple[int, Any] | None = None,
     ) -> None:
-        self.number = next(numbers) if number is None else number
+        self.number, self.remote_address = known or (next(numbers), address_of(stream))
         self.context = None
         self.server = server
-        self.remote_address = address_of(stream)
         self.close_reason = None
         self._buffer = ReceiveBuffer()
         self._limits = limits
@@ -306,6 +305,7 @@ class Connection(
         self.use(codec)
         # Last, because it takes over the stream: if the codec's own code fails, our caller has it.
         self._transport = open_transport(stream, limits)
+        self._transport.number = self.number
 
     def __repr__(self) -> str:
         if self.close_reason is not None:
@@ -313,7 +313,7 @@ class Connection(
             state = f"ended: {in_words(self.close_reason, _REASON_SHOWN)}"
         else:
             state = "closed" if self._closed else "open"
-        return f"<Connection with {self.remote_address!r}, {state}>"
+        return f"<Connection {self.number} with {self.remote_address!r}, {state}>"
 
     # -- protocol
 
@@ -841,7 +841,9 @@ class Connection(
             self._hook_failed(group.exceptions[0] if len(group.exceptions) == 1 else group)
 
     def _hook_failed(self, error: BaseException) -> None:
-        _logger.error("a message_written hook failed; %r is closed", self, exc_info=error)
+        extra = self._log_fields("written_hook_failed", error)
+        words = "a message_written hook failed; %r is closed"
+        _logger.error(words, self, exc_info=error, extra=extra)
         self._reason = self._reason or error
         self._failed = True
         failure = trio.BrokenResourceError("a message_written hook failed")
@@ -1100,6 +1102,12 @@ class Connection(
             reader=type(self._reader).__name__,
             writer=type(self._writer).__name__,
         )
+
+    def _log_fields(
+        self, event: str, error: BaseException | None = None, **others: Any
+    ) -> dict[str, Any]:
+        remote = address_in_words(self.remote_address)
+        return fields(event, error, connection=self.number, remote=remote, **others)
 
     def _messages_delivered(self) -> int:
         """How many messages were received, less those that are decoded and no more."""

@@ -46,7 +46,7 @@ from ._events import (
 from ._length_prefixed import LengthPrefixed
 from ._limits import LimitOptions, Limits
 from ._listeners import open_tcp_listeners, open_unix_listener
-from ._log import get_logger
+from ._log import ERROR_SHOWN, address_in_words, fields, get_logger
 from ._transport import Frame, address_of
 
 _logger = get_logger("server")
@@ -59,10 +59,6 @@ _ACCEPT_PAUSE: Final = 0.1
 # For how many seconds accept() must not have failed so, for that to be over: at the limit, each
 # connection that ends lets one more in, and there would be no end of log lines.
 _ACCEPT_CALM: Final = 1
-
-# How many characters of an error a log line has: more than any of this package's, unless the peer
-# sent what is mostly unprintable.
-_ERROR_SHOWN: Final = 1000
 
 # For how many seconds a cancelled server may go on telling of its connections' ends, at the most.
 _LAST_WORDS: Final = 10
@@ -417,7 +413,8 @@ class Server(Generic[SendT, ReceiveT]):
             _check_server_context(ssl_context)
             self._accepted += 1
             self._serving += 1
-            await self._serve_connection(run, stream, ssl_context, next(numbers))
+            known = next(numbers), address_of(stream)
+            await self._serve_connection(run, stream, ssl_context, *known)
 
     def stop(self, timeout: float | None = 10) -> None:
         """Stop serving, in order; the ``serve_`` calls return when that is done.
@@ -584,7 +581,12 @@ class Server(Generic[SendT, ReceiveT]):
                         for listener in listeners:
                             self._listeners += 1
                             acceptors.start_soon(
-                                self._listen, run, listener, connections, ssl_context
+                                self._listen,
+                                run,
+                                listener,
+                                connections,
+                                ssl_context,
+                                name=f"acceptor ({_listener_in_words(listener)})",
                             )
                         task_status.started(listeners)
 
@@ -622,7 +624,8 @@ class Server(Generic[SendT, ReceiveT]):
                     raise
                 if calm_at == math.inf:
                     self._times_exhausted += 1
-                    _logger.error("accepting no connections for now: %s", error)
+                    extra = fields("accept_paused", error, listener=_listener_in_words(listener))
+                    _logger.error("accepting no connections for now: %s", error, extra=extra)
                 calm_at = trio.current_time() + _ACCEPT_CALM
                 self._listeners_exhausted += 1
                 try:
@@ -632,10 +635,12 @@ class Server(Generic[SendT, ReceiveT]):
                 continue
             if trio.current_time() >= calm_at:
                 calm_at = math.inf
-                _logger.info("accepting connections again")
+                extra = fields("accept_resumed", listener=_listener_in_words(listener))
+                _logger.info("accepting connections again", extra=extra)
             if stream is None:
                 continue
             self._accepted += 1
+            number, address = next(numbers), address_of(stream)
             try:
                 # Another listener's connection may have taken the place meanwhile.
                 await self._wait_for_room()
@@ -645,8 +650,15 @@ class Server(Generic[SendT, ReceiveT]):
                     await trio.aclose_forcefully(stream)
                 raise
             self._serving += 1
-            number = next(numbers)
-            connections.start_soon(self._serve_connection, run, stream, ssl_context, number)
+            connections.start_soon(
+                self._serve_connection,
+                run,
+                stream,
+                ssl_context,
+                number,
+                address,
+                name=_task_name(number, address),
+            )
 
     async def _wait_for_room(self) -> None:
         if self.max_connections is not None and self._serving >= self.max_connections:
@@ -660,20 +672,24 @@ class Server(Generic[SendT, ReceiveT]):
         stream: trio.abc.Stream,
         ssl_context: ssl.SSLContext | None,
         number: int,
+        address: Any,
     ) -> None:
         """One connection's task. ``_serving`` counts it already."""
         connection: Connection[SendT, ReceiveT] | None = None
         try:
             if ssl_context is not None:
-                secure = await self._secure(stream, ssl_context)
+                secure = await self._secure(stream, ssl_context, number, address)
                 if secure is None:
                     return
                 stream = secure
             try:
-                connection = Connection(stream, self.codec, self.limits, self, number)
-            except Exception:
+                known = number, address
+                connection = Connection(stream, self.codec, self.limits, self, known)
+            except Exception as error:
                 # The codec's own code, or a system limit: not a reason to end the server.
-                _logger.exception("no connection with %r", address_of(stream))
+                remote = address_in_words(address)
+                extra = fields("connection_refused", error, connection=number, remote=remote)
+                _logger.exception("no connection %d with %r", number, address, extra=extra)
                 await trio.aclose_forcefully(stream)
                 return
             self._connections.add(connection)
@@ -692,10 +708,9 @@ class Server(Generic[SendT, ReceiveT]):
             self._room.unpark_all()
 
     async def _secure(
-        self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext
+        self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext, number: int, address: Any
     ) -> trio.abc.Stream | None:
         """Do the TLS handshake; None if it failed, which is logged."""
-        address = address_of(stream)  # now, because a connection that was reset has none
         secure = wrap_tls(stream, ssl_context, server_side=True)
         self._handshakes += 1
         try:
@@ -705,8 +720,11 @@ class Server(Generic[SendT, ReceiveT]):
             self._handshakes_timed_out += isinstance(error, HandshakeTimeoutError)
             # A BrokenResourceError, or else a bug of the stream's, which is to be seen.
             traceback = None if isinstance(error, trio.BrokenResourceError) else error
-            said = in_words(error, _ERROR_SHOWN)
-            _logger.warning("no connection with %r: %s", address, said, exc_info=traceback)
+            remote = address_in_words(address)
+            extra = fields("handshake_failed", error, connection=number, remote=remote)
+            words = "no connection %d with %r: %s"
+            said = number, address, in_words(error, ERROR_SHOWN)
+            _logger.warning(words, *said, exc_info=traceback, extra=extra)
             await trio.aclose_forcefully(secure)
             return None
         except BaseException:
@@ -765,15 +783,20 @@ class Server(Generic[SendT, ReceiveT]):
             with trio.move_on_after(patience, shield=True):
                 await _deliver_and_log(event, listeners)
             if listeners:
-                _logger.error("%d listeners did not take %r in time", len(listeners), event)
+                extra = event.connection._log_fields("event_not_taken", listeners=len(listeners))
+                words = "%d listeners did not take %r in time"
+                _logger.error(words, len(listeners), event, extra=extra)
 
 
-async def _deliver_and_log(event: Any, listeners: deque[Any]) -> None:
+async def _deliver_and_log(
+    event: ClientConnected | ClientDisconnected, listeners: deque[Any]
+) -> None:
     while listeners:
         try:
             await deliver(event, listeners)
-        except Exception:
-            _logger.exception("a hook failed at %r", event)
+        except Exception as error:
+            extra = event.connection._log_fields("hook_failed", error)
+            _logger.exception("a hook failed at %r", event, extra=extra)
 
 
 def _judge(
@@ -804,10 +827,15 @@ def _judge(
         connection._conclude(leaves[0])
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
         level = logging.WARNING if isinstance(leaves[0], BytetalkError) else logging.INFO
-        _logger.log(level, "%r ends: %s", connection, in_words(leaves[0], _ERROR_SHOWN))
+        ending = connection._ending().value
+        extra = connection._log_fields("connection_ended", leaves[0], ending=ending)
+        words = in_words(leaves[0], ERROR_SHOWN)
+        _logger.log(level, "%r ends: %s", connection, words, extra=extra)
     else:
         connection._conclude(ours, failed=True)
-        _logger.error("the handler or a hook of %r failed", connection, exc_info=ours)
+        extra = connection._log_fields("handler_failed", ours, ending=Ending.FAILED.value)
+        words = "the handler or a hook of %r failed"
+        _logger.error(words, connection, exc_info=ours, extra=extra)
     return rest
 
 
@@ -824,6 +852,20 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
+
+
+def _task_name(number: int, address: Any) -> str:
+    if type(address) is tuple and len(address) == 2:  # IPv4, at a third of the cost
+        return f"connection {number} ({address[0]}:{address[1]})"
+    remote = address_in_words(address)
+    return f"connection {number} ({remote})" if remote else f"connection {number}"
+
+
+def _listener_in_words(listener: trio.abc.Listener[Any]) -> str:
+    if isinstance(listener, trio.SocketListener):
+        with contextlib.suppress(OSError):  # its owner may have closed it
+            return address_in_words(listener.socket.getsockname()) or "unnamed"
+    return type(listener).__name__
 
 
 def _check_server_context(ssl_context: ssl.SSLContext | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import attrs
 import trio
 
-from ._log import get_logger
+from ._log import fields, get_logger
 from ._server import Server, check_stop_timeout
 
 _logger = get_logger("server")
@@ -131,7 +132,9 @@ class _Watch:
         self.heeded += 1
         for server in self.servers:
             server.stop(timeout)
+        limit = None if timeout == math.inf else timeout
+        extra = fields("stopping", signal=name.name, timeout=limit)
         if timeout == 0:
-            _logger.info("%s: stopping at once", name.name)
+            _logger.info("%s: stopping at once", name.name, extra=extra)
         else:
-            _logger.info("%s: stopping; once more to stop at once", name.name)
+            _logger.info("%s: stopping; once more to stop at once", name.name, extra=extra)

@@ -24,7 +24,7 @@ from ._epoll import EPOLL_AVAILABLE, Readiness, register
 from ._errors import BytetalkError
 from ._flusher import flush_soon
 from ._limits import Limits
-from ._log import get_logger
+from ._log import fields, get_logger
 from ._timer import Timer
 
 _logger = get_logger("transport")
@@ -170,6 +170,9 @@ class Transport(ABC):
 
     stream: trio.abc.Stream
     limits: Limits
+
+    number: int = attrs.field(default=0, init=False)
+    """The connection's, for the names of tasks and for logs."""
 
     has_more: bool = attrs.field(default=False, init=False)
     """Whether `take` had so much that it will have more, probably."""
@@ -387,6 +390,7 @@ class Transport(ABC):
 
     def count_on(self, before: Transport) -> None:
         """Go on with the numbers of the transport that had the stream before."""
+        self.number = before.number
         self.bytes_received = before.bytes_received
         self.bytes_written = before.bytes_written
         self.chunks = before.chunks
@@ -529,7 +533,7 @@ class Transport(ABC):
 
     def _start_pump(self) -> None:
         if self._pump is None:
-            self._pump = _Worker("pump", self._write_all)
+            self._pump = _Worker(f"pump of connection {self.number}", self._write_all)
         self._pump.start()
 
     async def _write_all(self) -> None:
@@ -540,7 +544,8 @@ class Transport(ABC):
     def _start_announcer(self) -> None:
         if self._announcements[0][0] <= self.bytes_written:
             if self._announcer is None:
-                self._announcer = _Worker("announcer", self._announce_due)
+                name = f"announcer of connection {self.number}"
+                self._announcer = _Worker(name, self._announce_due)
             self._announcer.start()
 
     async def _announce_due(self) -> None:
@@ -566,7 +571,8 @@ class Transport(ABC):
             self.fail(trio.ClosedResourceError(str(error)))
         except Exception as error:
             # A bug of the stream's must not end the whole run, as it would from a system task.
-            _logger.exception("%r failed", self.stream)
+            extra = fields("stream_failed", error, connection=self.number)
+            _logger.exception("%r of connection %d failed", self.stream, self.number, extra=extra)
             self.fail(broken(error))
         finally:
             timer.stop()
@@ -649,9 +655,11 @@ class StreamTransport(Transport):
                 await self.stream.aclose()
         except trio.BrokenResourceError:
             pass
-        except Exception:
+        except Exception as error:
             # The stream's bug; but who closes a connection must be able to rely on that.
-            _logger.exception("%r could not be closed", self.stream)
+            what, number = self.stream, self.number
+            extra = fields("closing_failed", error, connection=number)
+            _logger.exception("%r of connection %d could not be closed", what, number, extra=extra)
 
     async def _write_and_wait(self) -> None:
         data = self._queue[0]
