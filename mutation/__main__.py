@@ -4,7 +4,8 @@ Pytest collects the tests of a module once. Each mutant then gets a fork of that
 the changed functions are given their changed code, and only the tests are run that went through the
 changed statement, the quickest first, until one fails. What a changed function cannot show, such as
 a change in a class body, gets a fork of a process that has not imported the package yet. So does
-each survivor, for a second chance with all tests and all of hypothesis's examples.
+each survivor, for a second chance with all tests and all of hypothesis's examples. Both take long,
+and are spared where the mutant is explained.
 """
 
 from __future__ import annotations
@@ -294,7 +295,9 @@ def run_pytest(path: Path, plugin: object) -> None:
     pytest.main([str(tests), *options], plugins=[plugin])
 
 
-def try_all(path: Path, mutants: list[Mutant], jobs: int) -> list[int]:
+def try_all(
+    path: Path, mutants: list[Mutant], jobs: int, is_explained: Callable[[Mutant], bool]
+) -> list[int]:
     """How the tests ended with each mutant."""
 
     def quick() -> tuple[dict[str, Test], list[int]]:
@@ -325,20 +328,45 @@ def try_all(path: Path, mutants: list[Mutant], jobs: int) -> list[int]:
         raise RuntimeError(f"the tests of {path.stem} notice a mutant that is none")
 
     for ending, profile in ((NEEDS_IMPORT, "mutation"), (SURVIVED, "thorough")):
-        again = [number for number, outcome in enumerate(outcomes) if outcome == ending]
+        again = [
+            number
+            for number, outcome in enumerate(outcomes)
+            if outcome == ending and not is_explained(mutants[number])
+        ]
         tries = [lambda n=n, p=profile: thorough(mutants[n], p) for n in again]
         for number, outcome in zip(again, in_forks(tries, jobs), strict=True):
             outcomes[number] = outcome
     return outcomes
 
 
-def explanations() -> dict[tuple[str, ...], str]:
-    with (ROOT / "mutation" / "explained.toml").open("rb") as file:
-        entries = tomllib.load(file).get("explained", [])
-    return {
-        tuple(entry[name] for name in ("module", "function", "was", "becomes")): entry["why"]
-        for entry in entries
-    }
+@attrs.frozen
+class Explanations:
+    """What explained.toml says."""
+
+    of_one: frozenset[tuple[str, ...]]
+    """By the mutant's key."""
+    of_all: frozenset[tuple[str, str]]
+    """By a part of the line and what it becomes, wherever that is."""
+
+    @classmethod
+    def read(cls) -> Explanations:
+        with (ROOT / "mutation" / "explained.toml").open("rb") as file:
+            tables = tomllib.load(file)
+        one, everywhere = tables["explained"], tables["everywhere"]
+        assert all(entry["why"] for entry in (*one, *everywhere))
+        return cls(
+            frozenset(
+                tuple(entry[name] for name in ("module", "function", "was", "becomes"))
+                for entry in one
+            ),
+            frozenset((entry["was"], entry["becomes"]) for entry in everywhere),
+        )
+
+    def have(self, mutant: Mutant) -> bool:
+        return mutant.key in self.of_one or any(
+            was in mutant.was and mutant.was.replace(was, becomes, 1) == mutant.becomes
+            for was, becomes in self.of_all
+        )
 
 
 def entry(mutant: Mutant) -> Iterator[str]:
@@ -371,18 +399,19 @@ def main() -> int:
     hypothesis.settings.register_profile("mutation", thorough, max_examples=15)
     for name in WARM:
         importlib.import_module(name)
-    explained = explanations()
-    stale = {key for key in explained if key[0] in modules}
+    explained = Explanations.read()
+    stale = {key for key in explained.of_one if key[0] in modules}
     total: collections.Counter[str] = collections.Counter()
     for module in modules:
         started = time.monotonic()
         path = ROOT / "trio_bytetalk" / f"{module}.py"
         mutants = mutants_of(path)
         counts: collections.Counter[str] = collections.Counter(mutants=len(mutants))
-        for mutant, outcome in zip(mutants, try_all(path, mutants, options.jobs), strict=True):
+        outcomes = try_all(path, mutants, options.jobs, explained.have)
+        for mutant, outcome in zip(mutants, outcomes, strict=True):
             stale.discard(mutant.key)
-            if outcome == SURVIVED:
-                kind = "explained" if mutant.key in explained else "open"
+            if outcome in (SURVIVED, NEEDS_IMPORT):
+                kind = "explained" if explained.have(mutant) else "open"
             else:
                 # A mutant that ends the whole process, by a signal, is noticed by that.
                 noticed = {KILLED: "killed", TIMED_OUT: "timed out"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Literal
 
@@ -86,7 +87,7 @@ def own_tasks() -> list[str]:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return sorted(
-        task.name
+        re.sub(r" of connection \d+$", "", task.name)
         for nursery in root.child_nurseries
         for task in nursery.child_tasks
         if task.name.startswith("trio_bytetalk")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import attrs
+import coverage
 import hypothesis
 import pytest
 import trio
@@ -29,6 +32,12 @@ hypothesis.settings.load_profile("trio_bytetalk")
 _PATIENCE = 60
 
 Connect = Callable[..., Connection[Any, Any]]
+
+
+def pytest_configure() -> None:
+    # Where a shell started us in the background it is ignored, and programs that we start inherit
+    # that. To hear of it is the business of several.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,6 +61,29 @@ def pytest_runtest_call() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _context(request: pytest.FixtureRequest) -> None:
+    """What ``--cov`` notes from here on belongs to this module: ``own_coverage.py`` asks for it.
+
+    ``--cov-context=test`` would have it belong to the test, which takes longer by a third.
+    """
+    if request.config.pluginmanager.hasplugin("_cov"):  # and not the mutation run's own coverage
+        measuring = coverage.Coverage.current()
+        if measuring is not None:
+            measuring.switch_context(request.node.nodeid)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """A record's own fields, without their prefix, as a formatter that writes JSON has them."""
+    fields = {
+        name.removeprefix("bytetalk_"): value
+        for name, value in vars(record).items()
+        if name.startswith("bytetalk_")
+    }
+    assert json.loads(json.dumps(fields)) == fields
+    return fields
 
 
 @pytest.fixture(params=KINDS)

@@ -1,9 +1,9 @@
 """After the tests: does each module's own test module cover it, without help from the others?
 
 ``trio_bytetalk/_x.py`` belongs to ``tests/test_x.py``, and ``trio_bytetalk/_p/x.py`` to
-``tests/test_p_x.py``. The tests must have been run with
-``--cov --cov-context=test``, which notes for each line and branch the tests that went there. What
-runs at import, such as ``def`` itself, belongs to none of them and counts for all.
+``tests/test_p_x.py``. The tests must have been run with ``--cov``; ``conftest.py`` has it noted for
+each line and branch which of the test modules went there. What runs at import, such as ``def``
+itself, belongs to none of them and counts for all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
         covered = measured.report(
             file=report,
             include=[str(module)],
-            contexts=["^$", f"^{re.escape(tests)}::"],
+            contexts=["^$", f"^{re.escape(tests)}$"],
             show_missing=True,
             skip_covered=False,
         )

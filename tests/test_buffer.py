@@ -301,6 +301,14 @@ def test_search_goes_on_after_the_memory_of_consumed_bytes_was_given_back() -> N
     assert buffer.find(b"-\n") == 5000
 
 
+def test_chunks_are_joined_as_far_as_needed_and_no_further() -> None:
+    buffer = fed(b"ab", b"." * 5000, b"," * 5000)
+    buffer._reach(5002)
+    assert buffer.data == b"ab" + b"." * 5000
+    buffer._reach(10_002)
+    assert buffer.data == b"ab" + b"." * 5000 + b"," * 5000
+
+
 def test_another_delimiter_is_another_search() -> None:
     buffer = fed(b"a;b,c")
     assert buffer.find(b"\n") == -1
@@ -571,10 +579,11 @@ def test_two_byte_chunks_take_little_more_memory_than_their_bytes(
 
 def test_large_chunk_is_kept_as_it_came_wherever_it_stands() -> None:
     chunk = b"." * 4096
-    buffer = fed(b"a", b"b", chunk)
+    buffer = fed(b"a", b"b", chunk, b"c")
     buffer.skip(3)
     assert buffer.data is chunk
     assert buffer.start == 1
+    assert buffer.peek(2, 4094) == b".c"
 
 
 def test_consumed_bytes_are_let_go_of() -> None:
@@ -621,3 +630,12 @@ def test_cleared_buffer_is_as_good_as_new() -> None:
     buffer.feed(b"cd\n")
     assert buffer.find(b"\n") == 2
     assert buffer.take(3) == b"cd\n"
+
+
+def test_search_in_vain_is_forgotten_when_all_is_let_go_of() -> None:
+    buffer = fed(b"ab", bytes(5000))
+    assert buffer.find(b"\n") == -1
+    buffer.clear()
+    buffer.wanted = 0
+    assert buffer.find(b"\n") == -1
+    assert buffer.wanted == 1

@@ -217,16 +217,16 @@ async def test_the_server_is_stopped_and_says_whether_it_is_running() -> None:
             raise AssertionError
 
 
-async def test_thousands_of_connections_in_one_thread(nursery: trio.Nursery) -> None:
+async def test_a_thousand_connections_in_one_thread(nursery: trio.Nursery) -> None:
     resource = pytest.importorskip("resource")
-    number = 2000
+    number = 1000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * number + 200
     if soft < needed:
         if 0 <= hard < needed:
             pytest.skip(f"the system allows {hard} descriptors; {needed} are needed")
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     server = Server(echo)
     port = await listen(nursery, server)
     everyone_is_here = trio.Event()
@@ -254,7 +254,8 @@ async def test_thousands_of_connections_in_one_thread(nursery: trio.Nursery) -> 
         assert len(server.connections) == number
         assert server.broadcast(b"to all").queued == number
     assert replies == [b"to all"] * number
-    assert threading.active_count() == threads
+    # One that an earlier test left to Trio's thread cache may have gone.
+    assert threads.issuperset(threading.enumerate())
     assert server.statistics().connections_total == number
 
 

@@ -42,7 +42,7 @@ BytesConnection = Connection[bytes, bytes]
 BytesServer = Server[bytes, bytes]
 
 # A burst, and then what fills the queue.
-MESSAGES = [*(b"%d" % number for number in range(8)), *(b"%d " % size * 400 for size in range(4))]
+MESSAGES = [*(b"%d" % number for number in range(6)), *(b"%d " % size * 400 for size in range(3))]
 SENT = b"".join(map(frame, MESSAGES))
 
 

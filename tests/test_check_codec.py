@@ -123,8 +123,8 @@ BUILT_IN: list[tuple[Codec[Any, Any], Sequence[Any], dict[str, Any]]] = [
     (Chunks(), [b"abc", b"d", bytes(300)], {"framed": False, "refused": [b"", "text"]}),
     # Messages on top of frames.
     (LengthPrefixed(2).text(), TEXTS, {"refused": ["\udcff"], "malformed": [b"\0\1\xff"]}),
-    (LengthPrefixed(2).json(), JSON, {"refused": [object()], "malformed": [b"\0\1{"]}),
-    (LengthPrefixed(2).msgpack(), JSON, {"refused": [object()], "malformed": [b"\0\1\xc1"]}),
+    (LengthPrefixed(2).json(), JSON, {"refused": [object], "malformed": [b"\0\1{"]}),
+    (LengthPrefixed(2).msgpack(), JSON, {"refused": [object], "malformed": [b"\0\1\xc1"]}),
     (Lines().json(dict[str, int]), [{}, {"a": 1}], {"malformed": [b"[]\n"]}),
     (Lines().map(decode=str.split, encode=" ".join), [["a"], ["a", "b"]], {"refused": [[1]]}),
     (LengthPrefixed(2).compressed(), BYTES, {"malformed": [b"\0\1x"]}),

@@ -424,7 +424,7 @@ def test_a_wrong_setting_is_refused_by_name_before_anything_is_opened(
         function(**mistake.settings)
 
 
-def test_the_codec_gives_the_types_of_the_messages() -> None:
+async def test_the_codec_gives_the_types_of_the_messages() -> None:
     stream = trio.testing.memory_stream_pair()[0]
     assert_type(open_connection(stream), Connection[bytes, bytes])
     assert_type(open_connection(stream, codec=Lines()), Connection[str, str])

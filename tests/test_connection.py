@@ -8,6 +8,7 @@ import gc
 import logging
 import ssl
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from conftest import Connect, Tls
+from conftest import Connect, Tls, fields_of
 from pairs import (
     TIGHT_KINDS,
     Pair,
@@ -27,6 +28,7 @@ from pairs import (
     read_to_end,
     reset,
     tcp,
+    tight_unix,
     unix,
 )
 
@@ -37,6 +39,7 @@ from trio_bytetalk import (
     Connection,
     Delimited,
     EncodeError,
+    Ending,
     GivenUpError,
     HandshakeTimeoutError,
     IdleTimeoutError,
@@ -54,8 +57,10 @@ from trio_bytetalk import (
     ReceiveBuffer,
     Server,
     Writer,
+    _transport,
     open_connection,
 )
+from trio_bytetalk._log import address_in_words
 from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 AnyConnection = Connection[Any, Any]
@@ -786,8 +791,10 @@ async def test_what_came_in_the_clear_is_not_taken_for_what_came_under_tls(
     connection = connect(pair[0], codec=Lines())
     await pair[1].send_all(b"STARTTLS\nDELETE ALL\n")
     assert await connection.receive() == "STARTTLS"
-    with pytest.raises(ProtocolError, match="11 bytes in the clear"):
+    with pytest.raises(ProtocolError, match="11 bytes in the clear") as caught:
         await connection.start_tls(tls.server, server_side=True)
+    await connection.aclose()
+    assert connection.close_reason is caught.value
 
 
 async def test_handshake_that_fails_breaks_the_connection(
@@ -874,7 +881,8 @@ async def test_context_of_the_wrong_side_or_kind_is_refused_before_anything_is_s
     left, right = memory()
     connection = connect(left)
     wrong = tls.client if server_side else tls.server
-    with pytest.raises(ValueError, match="ssl_context is for the other side"):
+    own = r"server's .*\.CLIENT_AUTH\)" if server_side else r"client's .*\.SERVER_AUTH\)"
+    with pytest.raises(ValueError, match=f"ssl_context is for the other side; a {own}$"):
         await connection.start_tls(wrong, server_side=server_side)
     with pytest.raises(TypeError, match=r"ssl_context must be an ssl\.SSLContext"):
         await connection.start_tls(True, server_side=server_side)  # type: ignore[arg-type]  # wrong on purpose
@@ -954,8 +962,15 @@ async def test_failing_hook_of_a_written_message_ends_the_connection(
     await connection.aclose()
     assert connection.close_reason is failure
     (record,) = caplog.records
-    assert record.levelno == logging.ERROR
+    assert (record.name, record.levelno) == ("trio_bytetalk.connection", logging.ERROR)
     assert record.exc_info is not None
+    assert fields_of(record) == {
+        "event": "written_hook_failed",
+        "connection": connection.number,
+        "remote": address_in_words(connection.remote_address),
+        "error": type(failure).__name__,
+        "reason": str(failure),
+    }
 
 
 # -- looking at it
@@ -972,23 +987,155 @@ async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
     connection.context = {"name": "ann"}
     assert connection.context == {"name": "ann"}
     assert connection.close_reason is None
-    assert repr(connection) == f"<Connection with {there!r}, open>"
+    assert repr(connection) == f"<Connection {connection.number} with {there!r}, open>"
     await right.send_all(b"one\ntwo\nthr")
     assert await connection.receive() == "one"
     assert await connection.receive() == "two"
     await connection.send("four")
     await connection.flush()
-    numbers = connection.statistics()
-    assert numbers.messages_received == 2
-    assert numbers.messages_sent == 1
-    assert numbers.bytes_received == 11
-    assert numbers.bytes_undecoded == 3
-    assert numbers.bytes_sent == 5
-    assert numbers.bytes_queued == 0
+    numbers = attrs.asdict(connection.statistics())
+    assert numbers.pop("age") >= numbers.pop("idle_time") >= 0
+    assert numbers == {
+        "number": connection.number,
+        "remote_address": there,
+        "messages_received": 2,
+        "messages_sent": 1,
+        "bytes_received": 11,
+        "bytes_sent": 5,
+        "chunks_received": 1,
+        "flushes": 1,
+        "bytes_queued": 0,
+        "most_bytes_queued": 5,  # for "thr" may have been the rest of a burst
+        "bytes_undecoded": 3,
+        "senders_waiting": 0,
+        "reader": "LinesReader",
+        "writer": "LinesWriter",
+    }
     await right.aclose()
     await connection.aclose()
-    assert repr(connection) == f"<Connection with {there!r}, ended: closed on this side>"
+    assert repr(connection) == (
+        f"<Connection {connection.number} with {there!r}, ended: closed on this side>"
+    )
     assert connection.local_address is None
+
+
+async def test_closing_again_and_cancelled_closes_at_once_too(
+    connect: Connect, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    connection = connect(trio.testing.lockstep_stream_pair()[0])
+    await connection.send(b"what no one takes")
+    nursery.start_soon(connection.aclose)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.move_on_after(1) as scope:
+        await connection.aclose()
+    assert scope.cancelled_caught
+    assert connection.close_reason is CloseReason.CANCELLED
+    assert trio.current_time() == 1
+
+
+async def test_no_two_connections_have_the_same_number(connect: Connect) -> None:
+    async with open_memory_connection(Server(wait_for_the_end)) as client:
+        assert client.server is None
+        others = [connect(stream) for stream in memory()]
+        assert len({client.number, *(other.number for other in others)}) == 3
+        assert others[0].number < others[1].number
+
+
+async def wait_for_the_end(connection: AnyConnection) -> None:
+    async for _ in connection:
+        pass
+
+
+async def test_age_and_idle_time(connect: Connect, autojump_clock: trio.testing.MockClock) -> None:
+    connection, peer = (connect(stream) for stream in memory())
+
+    def times() -> tuple[float, float]:
+        numbers = connection.statistics()
+        return numbers.age, numbers.idle_time
+
+    await trio.sleep(3)
+    assert times() == (3, 3)
+    await peer.send(b"hello")
+    await connection.receive()
+    assert times() == (3, 0)
+    await trio.sleep(2)
+    assert times() == (5, 2)
+    await connection.send(b"hello")
+    await connection.flush()
+    await trio.sleep(2)
+    assert times() == (7, 0)  # that these bytes are old no one has seen
+    await trio.sleep(2)
+    assert times() == (9, 2)
+    await connection.aclose()
+    await trio.sleep(2)
+    assert times() == (9, 2)  # as they were at the end
+
+
+async def test_what_waits_to_be_sent_is_counted_and_the_most_of_it_remembered(
+    connect: Connect, nursery: trio.Nursery
+) -> None:
+    left, right = (
+        connect(stream, write_buffer_size=1000) for stream in trio.testing.lockstep_stream_pair()
+    )
+    await left.send(b"x" * 2000)
+    for message in b"waits", b"waits, too":
+        nursery.start_soon(left.send, message)
+        await trio.testing.wait_all_tasks_blocked()
+    numbers = left.statistics()
+    assert numbers.bytes_queued == numbers.most_bytes_queued == 2004
+    assert numbers.senders_waiting == 2
+    for message in b"x" * 2000, b"waits", b"waits, too":
+        assert await right.receive() == message
+    await left.flush()
+    numbers = left.statistics()
+    assert numbers.bytes_queued == numbers.senders_waiting == 0
+    assert numbers.most_bytes_queued == 2004
+    assert numbers.flushes == 2  # the two came in together
+    assert right.statistics().chunks_received >= 2
+
+
+async def test_numbers_go_on_under_tls(connect: Connect, tls: Tls) -> None:
+    left, right = (connect(stream) for stream in tight_unix())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(left.send, b"x" * 300_000)
+        assert await right.receive() == b"x" * 300_000
+    before = left.statistics(), right.statistics()
+    assert before[0].most_bytes_queued > 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(left.start_tls, tls.server, server_side=True))
+        await right.start_tls(tls.client, server_hostname="example.org")
+    for connection, old in zip((left, right), before, strict=True):
+        new = connection.statistics()
+        assert (new.number, new.age >= old.age) == (old.number, True)
+        for name in ("bytes_received", "bytes_sent", "chunks_received", "flushes"):
+            assert getattr(new, name) == getattr(old, name)
+        assert new.most_bytes_queued == old.most_bytes_queued
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (None, Ending.END_OF_STREAM),
+        (ProtocolError("a rule"), Ending.PROTOCOL_ERROR),
+        (ZeroDivisionError(), Ending.FAILED),
+        (KeyboardInterrupt(), Ending.CANCELLED),
+    ],
+)
+async def test_how_it_ended_is_counted_by_its_server(
+    error: BaseException | None, ending: Ending
+) -> None:
+    async def handler(connection: AnyConnection) -> None:
+        await wait_for_the_end(connection)
+        if error is not None:
+            raise error
+
+    server = Server(handler)
+    ours, theirs = memory()
+    async with ours:
+        await ours.send_eof()
+        with contextlib.suppress(KeyboardInterrupt):
+            await server.serve_stream(theirs)
+    assert server.statistics().endings == dict.fromkeys(Ending, 0) | {ending: 1}
 
 
 async def test_peer_that_finished_and_then_took_nothing_has_broken_the_connection(
@@ -1043,7 +1190,8 @@ async def test_repr_while_it_closes(connect: Connect) -> None:
         nursery.start_soon(connection.aclose)
         await trio.testing.wait_all_tasks_blocked()
     await right.aclose()
-    assert seen == ["<Connection with None, closed>"] or seen == ["<Connection with None, open>"]
+    (said,) = seen
+    assert said in [f"<Connection {connection.number} with None, {x}>" for x in ("open", "closed")]
 
 
 @attrs.frozen
@@ -1207,15 +1355,16 @@ async def test_closed_by_another_task_before_the_handshake(
     connection = connect(tight_pair[0], close_timeout=0.01)
     await connection.send(bytes(300_000))
 
-    async def start_tls() -> None:
-        with pytest.raises(trio.ClosedResourceError):
+    async def start_tls(why: str) -> None:
+        with pytest.raises(trio.ClosedResourceError, match=why):
             await connection.start_tls(tls.client, server_hostname="example.org")
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(start_tls)
+        nursery.start_soon(start_tls, "was closed")
         await trio.testing.wait_all_tasks_blocked()
         await connection.aclose()
     assert connection.local_address is None
+    await start_tls("^this connection was closed$")
 
 
 async def test_closed_by_another_task_at_the_last_moment_before_the_handshake(
@@ -2352,3 +2501,642 @@ async def test_waiting_connection_holds_nothing_of_what_it_has_received() -> Non
             assert held < 30_000
             nursery.cancel_scope.cancel()
         await peer.aclose()
+
+
+# -- what is decoded, and when
+
+
+async def feed_in_turns(stream: trio.abc.SendStream, data: bytes, size: int) -> None:
+    """Each piece when all tasks have done what they can with those before."""
+    for begin in range(0, len(data), size):
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(data[begin : begin + size])
+
+
+async def test_large_message_is_decoded_when_it_is_whole_and_not_tried_for_each_chunk(
+    pair: Pair, connect: Connect
+) -> None:
+    connection = connect(pair[0])
+    connection.reader = reader = CountingReader(4, "big", 10_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed_in_turns, pair[1], frame(bytes(3)) + frame(bytes(400)), 9)
+        assert await connection.receive() == bytes(3)
+        assert await connection.receive() == bytes(400)
+    # The second one when its first bytes are there, then its length, and when it is whole.
+    assert reader.decoded <= 1 + 3
+
+
+async def test_reader_is_not_asked_for_messages_where_nothing_is(
+    pair: Pair, connect: Connect
+) -> None:
+    asked = []
+
+    @attrs.define(eq=False)
+    class Asked(Reader[bytes]):
+        def decode(self, buffer: ReceiveBuffer) -> bytes | Literal[NeedData.NEED_DATA]:
+            asked.append(len(buffer))
+            return buffer.take(1) or NEED_DATA
+
+    connection = connect(pair[0])
+    connection.reader = Asked()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed_in_turns, pair[1], b"abcdef", 2)
+        assert [await connection.receive() for _ in range(6)] == [
+            b"%c" % each for each in b"abcdef"
+        ]
+    assert asked == [2, 1] * 3
+
+
+@pytest.mark.parametrize("make", [unix, tcp])
+async def test_messages_behind_a_read_that_ended_with_one_are_not_lost(
+    make: Callable[[], Pair], connect: Connect
+) -> None:
+    ours, peer = make()
+    connection = connect(ours)
+    # A power of two divides whatever is read at once.
+    message = bytes(12)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            await peer.send_all(frame(message) * 20_000)
+            await peer.aclose()
+
+        await trio.testing.wait_all_tasks_blocked()
+        assert len([each async for each in connection if each == message]) == 20_000
+
+
+async def test_no_more_than_four_reads_are_made_before_others_have_their_turn(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_transport, "_READ_SIZE", 1000)
+    ours, peer = unix()
+    connection = connect(ours)
+    async with peer:
+        await peer.send_all(frame(b"abcdef") * 550)
+        for first in range(0, 5500, 4000):
+            assert await connection.receive() == b"abcdef"
+            assert connection.statistics().bytes_received == min(first + 4000, 5500)
+            for _ in range(399 if not first else 149):
+                assert await connection.receive() == b"abcdef"
+
+
+async def test_stream_that_gives_bytearrays_makes_messages_of_bytes(connect: Connect) -> None:
+    ours, peer = memory()
+    receive_some = ours.receive_some
+
+    async def receive_bytearray(max_bytes: int | None = None) -> bytearray:
+        return bytearray(await receive_some(max_bytes))
+
+    ours.receive_some = receive_bytearray  # type: ignore[method-assign]  # as streams of others may do
+    connection = connect(ours)
+    for _ in range(2):
+        await peer.send_all(frame(b"one") + frame(b"two"))
+        for expected in (b"one", b"two"):
+            message = await connection.receive()
+            assert (type(message), message) == (bytes, expected)
+
+
+async def test_reader_replaced_by_a_hook_gets_what_follows_that_message() -> None:
+    heard = []
+    server = Server()
+
+    @server.on_message
+    async def hook(connection: AnyConnection, message: bytes) -> None:
+        heard.append(message)
+        if message == b"raw":
+            connection.reader = Everything()
+
+    ours, peer = memory()
+    await peer.send_all(b"".join(map(frame, [b"1", b"2", b"raw", b"3", b"4"])))
+    await peer.send_eof()
+    await server.serve_stream(ours)
+    assert heard == [b"1", b"2", b"raw", frame(b"3") + frame(b"4")]
+
+
+async def test_server_whose_only_listener_is_a_subscription_receives_for_it() -> None:
+    server = Server()
+    events = server.message_received.subscribe()
+    ours, peer = memory()
+    await peer.send_all(b"".join(map(frame, [b"1", b"2", b"3"])))
+    await peer.send_eof()
+    await server.serve_stream(ours)
+    assert [events.receive_nowait().message for _ in range(3)] == [b"1", b"2", b"3"]
+    events.close()
+
+
+async def test_end_of_a_hooks_channel_is_told_from_the_end_that_came_before(
+    connect: Connect,
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    await peer.send_eof()
+    assert [message async for message in connection] == []
+    connection.reader = PairsReader()  # which makes a message of the end
+
+    async def hook(_event: MessageReceived) -> None:
+        raise trio.EndOfChannel("of another channel")
+
+    connection.message_received.connect(hook)
+    with pytest.raises(trio.EndOfChannel, match="of another channel"):
+        await connection.__anext__()
+
+
+# -- why it ended
+
+
+async def test_reset_in_the_middle_of_a_message_is_no_end(connect: Connect) -> None:
+    left, right = tcp()
+    connection = connect(left)
+    await right.send_all(frame(b"whole") + frame(b"cut")[:-1])
+    assert await connection.receive() == b"whole"
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            with pytest.raises(trio.BrokenResourceError, match="reset"):
+                await connection.receive()
+
+        await trio.testing.wait_all_tasks_blocked()
+        reset(right)
+
+
+async def test_fault_in_a_burst_is_the_reason_when_it_ends_there(
+    codec_of: CodecOf, connect: Connect
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours, codec=codec_of(LengthPrefixed(max_size=5)))
+    await peer.send_all(frame(b"fine") * 3 + frame(b"larger"))
+    for _ in range(3):
+        assert await connection.receive() == b"fine"
+    with pytest.raises(MessageTooLargeError) as caught:
+        await connection.receive()
+    await connection.aclose()
+    assert connection.close_reason is caught.value
+
+
+@pytest.mark.parametrize("before", [b"", b"\n", b"a\n"])
+async def test_fault_is_not_the_reason_once_another_reader_has_gone_on_behind_it(
+    before: bytes, connect: Connect
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours, codec=Delimited(b"\n", max_size=3))
+    await peer.send_all(before + b"larger")
+    for message in before.splitlines():
+        assert await connection.receive() == message
+    with pytest.raises(MessageTooLargeError):
+        await connection.receive()
+    connection.reader = Delimited(b"\n").reader()
+    await cancel_when_it_waits(connection.receive)
+    await connection.aclose()
+    assert connection.close_reason is CloseReason.CLOSED
+
+
+async def test_failed_written_hook_is_the_cause_of_what_others_get(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, _ = memory()
+    connection = connect(ours)
+    failure = ValueError("no")
+
+    async def hook(_event: MessageWritten) -> None:
+        raise failure
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await connection.receive()
+    assert caught.value.__cause__ is failure
+
+
+@pytest.mark.parametrize("own_failure", [False, True])
+async def test_what_the_peer_broke_is_told_from_what_the_handler_did_then(
+    own_failure: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(connection: AnyConnection) -> None:
+        try:
+            await connection.receive()
+        except trio.BrokenResourceError:
+            if own_failure:
+                raise ValueError("the handler's") from None
+            raise
+
+    server = Server(handle)
+    left, right = tcp()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, left)
+        await trio.testing.wait_all_tasks_blocked()
+        reset(right)
+    levels = [record.levelno for record in caplog.records]
+    if own_failure:
+        assert levels == [logging.ERROR]
+    else:
+        assert all(level < logging.ERROR for level in levels)
+
+
+async def test_stop_ends_a_wait_for_the_next_message(pair: Pair) -> None:
+    received = []
+
+    async def handle(connection: AnyConnection) -> None:
+        received.extend([message async for message in connection])
+
+    server = Server(handle)
+    ours, peer = pair
+    await peer.send_all(frame(b"x"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        assert received == []
+        server.stop()
+    assert received == [b"x"]
+
+
+async def test_given_up_while_the_server_stops_is_told_as_that(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    errors: list[Exception] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        await connection.send(bytes(1000))
+        await trio.sleep(4.99)
+        server.stop()
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await connection.receive()  # which reads on for more than the hundredth that is left
+        errors.append(caught.value)
+
+    server = Server(handle, send_timeout=5, close_timeout=1)
+    left, _right = TIGHT_KINDS["lockstep"]()
+    await server.serve_stream(left)
+    assert "send_timeout" in str(errors[0])
+
+
+# -- time, at the last moment
+
+
+async def test_message_that_comes_together_with_its_timeout_counts(
+    mock_clock: trio.testing.MockClock, connect: Connect
+) -> None:
+    # Which of the two is seen first is left to chance by the scheduler.
+    for _ in range(20):
+        ours, peer = memory()
+        connection = connect(ours, message_timeout=5)
+        connection.reader = LengthPrefixed().reader()
+        received = []
+
+        async def receive() -> None:
+            received.append(await connection.receive())  # noqa: B023 - used within the same round
+
+        async with trio.open_nursery() as nursery:
+            await peer.send_all(frame(b"x")[:1])
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.send_all(frame(b"x")[1:])
+            mock_clock.jump(5)
+        assert received == [b"x"]
+        # Nor does it count against the next one, for which time has hardly begun.
+        async with trio.open_nursery() as nursery:
+            await peer.send_all(frame(b"y")[:1])
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            connection.reader = LengthPrefixed().reader()
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.send_all(frame(b"y")[1:])
+        assert received == [b"x", b"y"]
+
+
+@VIRTUAL
+async def test_first_byte_of_a_message_ends_idleness_whatever_the_one_before_wanted(
+    kind: str, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, right = virtual_pair(kind)
+    connection = connect(left, idle_timeout=30, message_timeout=5)
+    async with right, trio.open_nursery() as nursery:
+        nursery.start_soon(feed_in_turns, right, frame(bytes(20)), 10)
+        assert await connection.receive() == bytes(20)
+        nursery.start_soon(right.send_all, frame(b"x")[:1])
+        start = trio.current_time()
+        with pytest.raises(MessageTimeoutError):
+            await connection.receive()
+        assert trio.current_time() - start == pytest.approx(5)
+
+
+# -- what is sent, and when
+
+
+@pytest.mark.parametrize("nowait", [False, True])
+@pytest.mark.parametrize("size", [1, 5000])
+async def test_lone_message_is_written_at_once_and_replies_to_a_burst_together(
+    size: int, nowait: bool, codec_of: CodecOf, connect: Connect
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours, codec=codec_of(LengthPrefixed()))
+    message = bytes(size)  # from 4096 bytes on it is in two pieces
+
+    async def send() -> None:
+        if nowait:
+            connection.send_nowait(message)
+        else:
+            await connection.send(message)
+
+    async with peer:
+        with counted_writes(ours) as writes:
+            await send()
+            assert writes.count == 1
+            await peer.send_all(frame(b"lone"))  # which is counted as well
+            assert await connection.receive() == b"lone"
+            await send()
+            assert writes.count == 3
+            await peer.send_all(frame(b"x") * 4)
+            for _ in range(3):
+                assert await connection.receive() == b"x"
+                await send()
+            assert writes.count == 4
+            # They do not wait for the end of the burst once the task does something else.
+            assert await read_exactly(peer, 5 * (4 + size)) == frame(message) * 5
+        assert writes.count == 5
+
+
+async def test_messages_sent_are_counted_whichever_way_they_go(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    connection = connect(tight_pair[0], write_buffer_size=1000)
+    peer = connect(tight_pair[1])
+    count = 0
+
+    async def send(message: bytes) -> None:
+        nonlocal count
+        await connection.send(message)
+        count += 1
+        assert connection.statistics().messages_sent == count
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            async for _ in peer:
+                pass
+
+        await send(b"small")
+        await send(bytes(5000))
+        await send(bytes(50_000))
+        await send(b"waits for room")
+        await send(bytes(5000))
+        async with connection.message_written.subscribe(buffer_size=100):
+            await send(b"is announced")
+            await send(bytes(5000))
+        await connection.aclose()
+
+
+async def test_closed_is_closed_even_for_what_could_not_be_sent_anyway(connect: Connect) -> None:
+    connection = connect(memory()[0])
+    await connection.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await connection.send("text")
+    with pytest.raises(trio.ClosedResourceError):
+        connection.send_nowait("text")
+
+
+async def test_broadcast_encodes_by_itself_for_writers_that_were_set_by_hand() -> None:
+    writers: list[Writer[Any]] = [Delimited(b";").writer(), Delimited(b"!").writer()]
+
+    async def handle(connection: AnyConnection) -> None:
+        if writers:
+            connection.writer = writers.pop(0)
+        await trio.sleep_forever()
+
+    server = Server(handle)
+    async with contextlib.AsyncExitStack() as stack:
+        streams = []
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for _ in range(3):
+            ours, peer = memory()
+            nursery.start_soon(server.serve_stream, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            streams.append(peer)
+        server.broadcast(b"x")
+        assert await read_exactly(streams[0], 2) == b"x;"
+        assert await read_exactly(streams[1], 2) == b"x!"
+        assert await read_exactly(streams[2], 5) == frame(b"x")
+        nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class CountingCodec(Codec[bytes, bytes]):
+    """Equal for all connections, while its writers are not."""
+
+    def reader(self) -> Reader[bytes]:
+        return Everything()
+
+    def writer(self) -> Writer[bytes]:
+        return Counting()
+
+
+async def test_broadcast_encodes_for_each_connection_where_a_writer_has_a_state() -> None:
+    async def handle(connection: AnyConnection) -> None:
+        await connection.send(b"hello")
+        await trio.sleep_forever()
+
+    server = Server(handle, codec=CountingCodec())
+    async with trio.open_nursery() as nursery:
+        peers = []
+        for sent in range(2):
+            ours, peer = memory()
+            nursery.start_soon(server.serve_stream, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            if not sent:
+                server.broadcast(b"first")
+            peers.append(peer)
+        server.broadcast(b"second")
+        await trio.testing.wait_all_tasks_blocked()
+        assert await peers[0].receive_some() == b"1:hello\n2:first\n3:second\n"
+        assert await peers[1].receive_some() == b"1:hello\n2:second\n"
+        nursery.cancel_scope.cancel()
+
+
+async def test_broadcast_is_announced_and_counted() -> None:
+    server = Server(until_closed)
+    async with open_memory_connection(server) as first, open_memory_connection(server) as second:
+        await trio.testing.wait_all_tasks_blocked()
+        server.broadcast(b"unheard")
+        assert [each.statistics().messages_sent for each in server.connections] == [1, 1]
+        async with server.message_written.subscribe() as events:
+            server.broadcast(b"heard")
+            for client in (first, second):
+                assert [await client.receive(), await client.receive()] == [b"unheard", b"heard"]
+            assert [(await events.receive()).message for _ in range(2)] == [b"heard"] * 2
+        assert [each.statistics().messages_sent for each in server.connections] == [2, 2]
+
+
+# -- closing, once more
+
+
+async def test_closing_that_waits_for_a_slow_peer_is_closed_already_for_all_others(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    connection = connect(tight_pair[0], close_timeout=1000)
+    told = []
+
+    async def receive() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.receive()
+        told.append("receiver")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await connection.send(bytes(300_000))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == ["receiver"]
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.send(b"x")
+        with pytest.raises(trio.ClosedResourceError):
+            connection.send_nowait(b"x")
+        assert connection.close_reason is None
+        nursery.start_soon(read_exactly, tight_pair[1], 4 + 300_000)
+        await trio.testing.wait_all_tasks_blocked()
+        await tight_pair[1].aclose()
+
+
+async def test_stream_is_closed_once_however_often_its_connection_is(connect: Connect) -> None:
+    ours, _ = memory()
+    closed = []
+    aclose = ours.aclose
+
+    async def counting() -> None:
+        closed.append(1)
+        await aclose()
+
+    ours.aclose = counting  # type: ignore[method-assign]  # to count
+    connection = connect(ours)
+    for _ in range(3):
+        await connection.aclose()
+    assert closed == [1]
+
+
+async def test_hook_that_closes_while_another_task_does_passes_a_checkpoint(
+    connect: Connect,
+) -> None:
+    ours, _ = memory()
+    connection = connect(ours)
+    done = trio.Event()
+
+    async def hook(_event: MessageWritten) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.testing.assert_checkpoints():
+            await connection.aclose()
+        done.set()
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await connection.aclose()
+    assert done.is_set()
+
+
+async def test_closed_connection_is_let_go_of_though_its_timers_ran() -> None:
+    ours, peer = memory()
+    connection: AnyConnection = connect_plainly(ours, message_timeout=1000, idle_timeout=1000)
+    await peer.send_all(frame(b"x")[:2])
+    await cancel_when_it_waits(connection.receive)
+    await connection.aclose()
+    alive = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert alive() is None
+
+
+# -- TLS, once more
+
+
+async def test_nobody_receives_while_tls_is_being_started(connect: Connect, tls: Tls) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_exactly, peer, 1)
+        nursery.start_soon(partial(connection.start_tls, tls.client, server_hostname="example.org"))
+        await trio.testing.wait_all_tasks_blocked()
+        for receive in (connection.receive, connection.__anext__):
+            with pytest.raises(trio.BusyResourceError):
+                await receive()
+        nursery.cancel_scope.cancel()
+
+
+async def test_bytes_are_counted_on_under_tls(connect: Connect, tls: Tls) -> None:
+    client, server = (connect(stream, codec=Lines()) for stream in memory())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(greet, server, tls.server)
+        await client.send("STARTTLS")
+        assert await client.receive() == "go ahead"
+        await client.start_tls(tls.client, server_hostname="example.org")
+        await client.send("secret")
+        assert await client.receive() == "secret"
+        await client.flush()
+        for connection, sent, received in (
+            (client, b"STARTTLS\nsecret\n", b"go ahead\nsecret\n"),
+            (server, b"go ahead\nsecret\n", b"STARTTLS\nsecret\n"),
+        ):
+            statistics = connection.statistics()
+            assert (statistics.bytes_sent, statistics.bytes_received) == (len(sent), len(received))
+        nursery.cancel_scope.cancel()
+
+
+async def test_message_before_tls_is_announced_before_that_begins(
+    connect: Connect, tls: Tls
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    announced = []
+
+    async def hook(event: MessageWritten) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        announced.append(event.message)
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        await connection.send(b"in the clear")
+        await connection.flush()
+        nursery.start_soon(partial(connection.start_tls, tls.client, server_hostname="example.org"))
+        assert await read_exactly(peer, 16) == frame(b"in the clear")
+        await read_exactly(peer, 1)
+        assert announced == [b"in the clear"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_closed_while_tls_waits_for_a_hook_sends_no_hello(connect: Connect, tls: Tls) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    go_on = trio.Event()
+
+    async def hook(_event: MessageWritten) -> None:
+        await go_on.wait()
+
+    async def start_tls() -> None:
+        with pytest.raises(trio.ClosedResourceError, match="closed by another task"):
+            await connection.start_tls(tls.client, server_hostname="example.org")
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        await connection.send(b"x")
+        nursery.start_soon(start_tls)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        assert await read_to_end(peer) == frame(b"x")
+        await peer.aclose()
+
+
+async def test_fault_of_another_connections_peer_is_the_handlers_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(_connection: AnyConnection) -> None:
+        upstream, theirs = memory()
+        await theirs.send_all(frame(b"larger"))
+        async with connect_plainly(upstream, codec=LengthPrefixed(max_size=5)) as other:
+            await other.receive()
+
+    ours, _peer = memory()
+    await Server(handle).serve_stream(ours)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None

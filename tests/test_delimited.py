@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from trio_bytetalk import (
     NEED_DATA,
     Delimited,
+    DelimitedReader,
+    DelimitedWriter,
     EncodeError,
     IncompleteMessageError,
     InvalidMessageError,
@@ -175,6 +177,18 @@ def test_message_of_max_size_is_waited_for_while_its_delimiter_may_be_coming() -
     assert reader.decode(buffer) is NEED_DATA
     buffer.feed(b"-")
     assert reader.decode(buffer) == b"123"
+
+
+def test_empty_message_whose_delimiter_came_in_two_pieces_is_not_too_large() -> None:
+    for delimiter, pieces in ((b"--", [b"-", b"-12345"]), (b"\n", [b"", b"\n12345"])):
+        reader = Delimited(delimiter, max_size=3).reader()
+        buffer = ReceiveBuffer()
+        buffer.feed(pieces[0])
+        assert reader.decode(buffer) is NEED_DATA
+        buffer.feed(pieces[1])
+        assert reader.decode(buffer) == b""
+        with pytest.raises(MessageTooLargeError, match=r"^the peer sent [45] bytes or more"):
+            reader.decode(buffer)
 
 
 def test_max_size_may_be_changed_between_two_messages() -> None:
@@ -460,6 +474,21 @@ def test_line_of_max_size_is_waited_for_while_its_end_may_be_coming() -> None:
     assert reader.decode(buffer) == "123"
 
 
+def test_line_whose_newline_came_later_is_measured_without_what_follows() -> None:
+    for first, second, line in (
+        (b"", b"\n12345", ""),
+        (b"12", b"3\n12345", "123"),
+        (b"12", b"3\r\n12345", "123"),
+    ):
+        reader = Lines(max_size=3).reader()
+        buffer = ReceiveBuffer()
+        buffer.feed(b".\n" + first)
+        assert reader.decode(buffer) == "."
+        assert reader.decode(buffer) is NEED_DATA
+        buffer.feed(second)
+        assert reader.decode(buffer) == line
+
+
 @pytest.mark.parametrize("front", [b"", b"c"])
 def test_line_that_is_not_in_the_encoding_is_told_of_and_passed_over(front: bytes) -> None:
     reader = Lines().reader()
@@ -497,6 +526,13 @@ def test_last_line_without_its_newline_is_incomplete() -> None:
 def test_line_that_cannot_be_sent(message: Any, why: str) -> None:
     with pytest.raises(EncodeError, match=why):
         Lines(max_size=3).writer().encode(message)
+
+
+def test_line_of_a_class_that_is_text_is_sent() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    assert Lines().writer().encode(Name("Ada")) == b"Ada\n"
 
 
 def test_line_in_another_encoding_with_another_newline() -> None:
@@ -638,6 +674,12 @@ def test_codecs_that_frame_alike_are_equal() -> None:
     assert Delimited(b"\n").reader().delimiter == b"\n"
 
 
+def test_delimiter_is_not_kept_by_readers_and_writers_made_by_hand() -> None:
+    buffer = ReceiveBuffer()
+    buffer.feed(DelimitedWriter(b"\n", 5).encode(b"hello"))
+    assert DelimitedReader(b"\n", 5).decode(buffer) == b"hello"
+
+
 # -- many at once
 
 
@@ -655,6 +697,17 @@ def test_ahead_is_decoded_what_is_whole_and_allowed_and_no_more_than_asked() -> 
         assert reader.decode_ahead(buffer, 100) == [b"ghij", b"k"]
         assert reader.decode_ahead(buffer, 100) == []
         assert buffer.peek(1) == b"l"
+
+
+def test_ahead_is_decoded_an_empty_message_alone_and_what_is_kept() -> None:
+    for reader, message in (
+        (Delimited(b"\n").reader(), b""),
+        (Delimited(b"\n", keep=True).reader(), b"\n"),
+    ):
+        buffer = ReceiveBuffer()
+        buffer.feed(b"\n")
+        assert reader.decode_ahead(buffer, 100) == [message]
+        assert len(buffer) == 0
 
 
 def test_lines_are_decoded_ahead_where_their_characters_are_single_bytes() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from typing import Any
 
 import attrs
 import pytest
@@ -15,7 +18,7 @@ import trio.testing
 from trio_bytetalk import _epoll
 from trio_bytetalk._epoll import Readiness, register
 
-pytestmark = pytest.mark.skipif(not _epoll.EPOLL_AVAILABLE, reason="this system has no epoll")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="this system has no epoll")
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +63,11 @@ async def wait_readable(readiness: Readiness) -> None:
     await readiness.wait_readable()
 
 
+async def test_socket_may_be_written_to_at_once_and_read_when_something_came(ends: Ends) -> None:
+    assert ends.readiness.writable
+    assert not ends.readiness.readable
+
+
 async def test_data_wakes_the_reader(ends: Ends) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait_readable, ends.readiness)
@@ -101,6 +109,40 @@ async def test_room_wakes_the_writer_each_time(ends: Ends) -> None:
             assert not ends.readiness.writable
             ends.empty()
         assert ends.readiness.writable
+        assert not ends.readiness.hung_up
+
+
+async def test_epoll_is_told_once_what_to_watch_a_socket_for(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = _epoll._hub.get()
+    await trio.testing.wait_all_tasks_blocked()  # its task has the real one now
+    told = []
+
+    @attrs.define
+    class Epoll:
+        real: Any
+        closed = False
+
+        def register(self, fd: int, _events: int) -> None:
+            told.append("register")
+
+        def modify(self, fd: int, events: int) -> None:
+            told.append("modify")
+            self.real.modify(fd, events)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "epoll", Epoll(hub.epoll))
+        for _ in range(3):
+            ends.there.send(b"x")
+            await ends.readiness.wait_readable()
+            ends.here.recv(1)
+            ends.fill()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ends.readiness.wait_writable)
+                await trio.testing.wait_all_tasks_blocked()
+                ends.empty()
+    assert told == ["modify"]
 
 
 async def test_room_that_came_before_the_wait_is_told_of(ends: Ends) -> None:
@@ -134,6 +176,20 @@ async def test_room_does_not_wake_the_reader_nor_data_the_writer(ends: Ends) -> 
         assert woken == ["reader", "writer"]
 
 
+async def test_room_alone_makes_nothing_readable(ends: Ends) -> None:
+    ends.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, ends.readiness)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as writing:
+            writing.start_soon(ends.readiness.wait_writable)
+            await trio.testing.wait_all_tasks_blocked()
+            ends.empty()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not ends.readiness.readable
+        ends.there.send(b"x")
+
+
 async def test_the_peers_end_wakes_both_and_stays_known(ends: Ends) -> None:
     ends.fill()
     async with trio.open_nursery() as nursery:
@@ -141,6 +197,26 @@ async def test_the_peers_end_wakes_both_and_stays_known(ends: Ends) -> None:
         nursery.start_soon(ends.readiness.wait_writable)
         await trio.testing.wait_all_tasks_blocked()
         ends.there.close()
+    assert ends.readiness.hung_up
+    assert ends.readiness.readable
+    assert ends.readiness.writable
+
+
+async def test_end_of_what_the_peer_sends_is_known_while_it_may_still_receive(ends: Ends) -> None:
+    ends.there.send(b"x")
+    ends.there.shutdown(socket.SHUT_WR)
+    await wait_readable(ends.readiness)
+    assert ends.readiness.hung_up
+
+
+@pytest.mark.parametrize("name", ["EPOLLRDHUP", "EPOLLHUP", "EPOLLERR"])
+async def test_end_and_errors_wake_both_even_alone(ends: Ends, name: str) -> None:
+    ends.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_readable, ends.readiness)
+        nursery.start_soon(ends.readiness.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        ends.readiness.notify(getattr(select, name))
     assert ends.readiness.hung_up
     assert ends.readiness.readable
     assert ends.readiness.writable
@@ -166,6 +242,7 @@ async def test_closing_wakes_both_and_forgets_the_socket(ends: Ends) -> None:
     assert ends.here.fileno() not in hub.registered
     # Registered anew, it must not be refused as known.
     ends.readiness = register(ends.here.fileno())
+    assert ends.readiness._watched
 
 
 async def test_cancelled_waits_leave_nothing_behind(ends: Ends) -> None:
@@ -177,6 +254,26 @@ async def test_cancelled_waits_leave_nothing_behind(ends: Ends) -> None:
     ends.there.send(b"x")
     ends.empty()
     await wait_readable(ends.readiness)
+    assert ends.readiness.readable
+
+
+async def test_task_whose_wait_was_cancelled_is_not_woken_up_from_another(ends: Ends) -> None:
+    ends.fill()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def sleep_on() -> None:
+            for wait in (ends.readiness.wait_readable, ends.readiness.wait_writable):
+                with trio.move_on_after(0):
+                    await wait()
+            await trio.sleep_forever()
+
+        await trio.testing.wait_all_tasks_blocked()
+        ends.there.send(b"x")
+        ends.empty()
+        await trio.testing.wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        nursery.cancel_scope.cancel()
     assert ends.readiness.readable
 
 
@@ -346,6 +443,28 @@ async def test_lone_wait_can_be_cancelled(lone: Ends) -> None:
             scope.cancel()
             await wait()
         assert scope.cancelled_caught
+
+
+async def test_nothing_is_woken_up_where_nobody_waits_any_more(
+    lone: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lone.there.send(b"x")
+    await wait_readable(lone.readiness)
+    await lone.readiness.wait_writable()
+    woken: list[object] = []
+    monkeypatch.setattr(trio.lowlevel, "notify_closing", woken.append)
+    lone.readiness.wake_reader()
+    lone.readiness.close()
+    assert woken == []
+
+
+async def test_closing_wakes_who_waits_to_write_to_a_lone_socket(lone: Ends) -> None:
+    lone.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lone.readiness.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        lone.readiness.close()
+    assert not lone.readiness.writable
 
 
 async def test_lone_writer_goes_on_when_there_is_room(lone: Ends) -> None:

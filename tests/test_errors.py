@@ -142,7 +142,7 @@ async def test_an_error_of_ones_own_may_be_frozen_and_the_connection_says_it_in_
         with pytest.raises(TooOldError) as caught:
             await connection.receive()
     assert connection.close_reason is caught.value
-    assert repr(connection) == "<Connection with None, ended: 2>"
+    assert repr(connection) == f"<Connection {connection.number} with None, ended: 2>"
 
 
 async def test_peer_that_finishes_in_the_middle_of_a_message() -> None:

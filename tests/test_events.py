@@ -804,6 +804,24 @@ async def test_as_many_events_wait_as_there_is_room_for(taken: int) -> None:
         assert [await events.receive() for _ in range(20 - taken)] == list(range(taken, 20))
 
 
+async def test_what_waits_for_a_subscriber_is_counted_wherever_it_waits(
+    nursery: trio.Nursery,
+) -> None:
+    emitter = EventEmitter[int]()
+    async with emitter.subscribe(buffer_size=3) as events:
+        assert events.waiting == 0
+        for value in range(3):
+            await emitter.emit(value)
+        assert events.waiting == 3
+        nursery.start_soon(emitter.emit, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert events.waiting == 4  # one of them with its emitter
+        assert await events.receive() == 0
+        assert events.waiting == 3
+        assert drain(events) == [1, 2, 3]
+        assert events.waiting == 0
+
+
 @pytest.mark.parametrize("taken", range(6))
 async def test_what_is_dropped_is_the_oldest_or_the_newest_wherever_it_waits(taken: int) -> None:
     emitter = EventEmitter[int]()

@@ -355,6 +355,38 @@ def test_the_same_seed_has_the_same_faults_and_they_are_all_met_with() -> None:
     assert FaultyStream.random(left, 1).receiving != FaultyStream.random(left, 2).receiving
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"size": -1}, ValueError, "size must be 0 or more bytes, not -1"),
+        ({"size": 1.5}, TypeError, "size must be a whole number of bytes"),
+        ({"seconds": 0}, ValueError, "seconds must be more than 0 seconds, not 0"),
+        ({"seconds": math.inf}, ValueError, "seconds must be finite; some stalls last for ever"),
+        ({"seconds": "1"}, TypeError, "seconds must be a number of seconds, not '1'"),
+    ],
+)
+def test_wrong_odds_are_refused_by_name(
+    arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    left, _right = trio.testing.memory_stream_pair()
+    with pytest.raises(error, match=words):
+        FaultyStream.random(left, 1, **arguments)
+
+
+async def test_of_a_cancelled_write_nothing_is_counted() -> None:
+    left, right = trio.testing.memory_stream_pair()
+    stream = FaultyStream(left, sending=[End(5)])
+    hook = left.send_stream.send_all_hook
+    left.send_stream.send_all_hook = trio.sleep_forever  # when it is all sent
+    async with trio.open_nursery() as writing:
+        writing.start_soon(stream.send_all, b"abc")
+        await trio.testing.wait_all_tasks_blocked()
+        writing.cancel_scope.cancel()
+    left.send_stream.send_all_hook = hook
+    await stream.send_all(b"12345")
+    assert await read_to_end(right) == b"abc12345"
+
+
 # -- under TLS
 
 

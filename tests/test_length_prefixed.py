@@ -91,6 +91,9 @@ def test_ahead_is_decoded_what_is_whole_and_allowed_and_no_more_than_asked() -> 
     assert reader.decode_ahead(buffer, 100) == [b"ghij", b"k"]
     assert reader.decode_ahead(buffer, 100) == []
     assert len(buffer) == 1
+    buffer.feed(b"lm\x01n\x00")
+    assert reader.decode(buffer) == b"lm"
+    assert reader.decode_ahead(buffer, 100) == [b"n", b""]  # to the last byte
 
 
 @given(SIZES, BYTE_ORDERS, st.lists(st.binary(max_size=255)), cuts())
@@ -121,6 +124,10 @@ def test_large_payload_is_sent_as_it_is_and_a_small_one_in_one_piece_with_its_he
     writer = LengthPrefixed().writer()
     large = b"." * 4096
     assert writer.encode(large)[1] is large
+    assert type(writer.encode(large[1:])) is bytes
+    writer = LengthPrefixed(offset=1).writer()
+    pieces = writer.encode(large)
+    assert [type(pieces), len(pieces)] == [tuple, 2]
     assert type(writer.encode(large[1:])) is bytes
 
 
@@ -230,6 +237,14 @@ def test_message_of_the_wrong_type(message: Any) -> None:
         LengthPrefixed().writer().encode(message)
     assert "bytes, bytearray or memoryview" in str(caught.value)
     assert f"not {type(message).__name__}" in str(caught.value)
+
+
+def test_message_of_max_size_whatever_that_is() -> None:
+    for size in (1000, 1023, 1024, 2000, 4096):
+        for codec in (LengthPrefixed(max_size=size), LengthPrefixed(max_size=size, signed=True)):
+            stream = joined(codec.writer().encode(bytes(size)))
+            assert stream == frame(codec, bytes(size))
+            assert read_all(codec.reader(), cut(stream, [1])) == Outcome([bytes(size)])
 
 
 def test_message_over_max_size() -> None:
@@ -384,6 +399,8 @@ def test_large_message_with_a_header_in_chunks_of_any_size(
     for kind in (bytes, bytearray, memoryview):
         assert joined(codec.writer().encode(kind(message))) == frame
     assert read_all(codec.reader(), cut(frame * 3, sizes)) == Outcome([message] * 3)
+    # The last byte with what follows.
+    assert read_all(codec.reader(), cut(frame * 3, [len(frame) - 1])) == Outcome([message] * 3)
 
 
 @pytest.mark.parametrize("strip", [None, 0, 5])
@@ -485,6 +502,7 @@ def test_limit_is_checked_after_the_adjustment_and_counts_what_is_received(
 ) -> None:
     codec = LengthPrefixed(2, max_size=4, **settings)
     outcome = read_all(codec.reader(), [fits])
+    assert outcome == read_all(codec.reader(), cut(fits, [1, 1, 1]))
     assert [len(message) for message in outcome.messages] == [4]
     assert outcome.error is None
     assert joined(codec.writer().encode(outcome.messages[0])) == fits
@@ -648,6 +666,12 @@ def test_limit_that_no_message_can_keep_is_refused(settings: dict[str, Any], lea
         LengthPrefixed(2, max_size=least - 1, **settings)
     assert str(caught.value).endswith(f"not {least - 1}")
     LengthPrefixed(2, max_size=0, offset=3, strip=5, header=b"abc")  # of which nothing is kept
+
+
+def test_limit_that_only_an_empty_payload_keeps() -> None:
+    codec = LengthPrefixed(2, offset=3, max_size=3)
+    for sizes in ([], [1] * 5, [4]):
+        assert read_all(codec.reader(), cut(b"abc\0\0", sizes)) == Outcome([b"abc"])
 
 
 @pytest.mark.parametrize("strip", [None, 0])
@@ -909,6 +933,17 @@ def test_wrong_setting_is_named(setting: str, value: Any, error: type[Exception]
         LengthPrefixed(**{setting: value})
 
 
+def test_limit_below_zero_is_refused_as_such_and_not_for_what_every_message_has() -> None:
+    with pytest.raises(ValueError, match=r"^max_size must be 0 or more bytes, not -1$"):
+        LengthPrefixed(max_size=-1)
+
+
+@pytest.mark.parametrize("value", [True, 0, None, b""])
+def test_settings_behind_max_size_have_to_be_named(value: Any) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        LengthPrefixed(4, "big", 100, value)  # type: ignore[call-arg]  # which is the mistake
+
+
 def test_adjustment_after_which_no_length_would_be_possible_is_refused() -> None:
     LengthPrefixed(1, adjustment=-255)
     LengthPrefixed(1, signed=True, adjustment=-127)
@@ -943,3 +978,26 @@ def test_codecs_of_equal_settings_are_equal() -> None:
     assert LengthPrefixed(2) == LengthPrefixed(2, "big")
     assert hash(LengthPrefixed(2)) == hash(LengthPrefixed(2, "big"))
     assert LengthPrefixed(2) != LengthPrefixed(2, "little")
+
+
+def test_reader_and_writer_show_their_settings() -> None:
+    settings = "size=2, byteorder='big', max_size=9"
+    codec = LengthPrefixed(2, max_size=9)
+    assert repr(codec.reader()) == f"LengthPrefixedReader({settings})"
+    assert repr(codec.writer()) == f"LengthPrefixedWriter({settings})"
+    settings += ", signed=True, offset=0, adjustment=0, strip=None, header=b''"
+    codec = LengthPrefixed(2, max_size=9, signed=True)
+    assert repr(codec.reader()) == f"LengthFieldReader({settings})"
+    assert repr(codec.writer()) == f"LengthFieldWriter({settings})"
+
+
+def test_one_connection_more_takes_little_memory() -> None:
+    codec = LengthPrefixed()
+    codec.reader(), codec.writer()  # what is made once
+    tracemalloc.start()
+    try:
+        ends = [(codec.reader(), codec.writer()) for _ in range(1000)]
+        size = tracemalloc.get_traced_memory()[0] / len(ends)
+    finally:
+        tracemalloc.stop()
+    assert size < 300

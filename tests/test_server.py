@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from conftest import Tls
+from conftest import Tls, fields_of
 from pairs import frame, reset
 
 from trio_bytetalk import (
@@ -33,9 +34,11 @@ from trio_bytetalk import (
     Codec,
     Connection,
     EncodeError,
+    Ending,
     Event,
     IdleTimeoutError,
     IncompleteMessageError,
+    InvalidMessageError,
     LengthPrefixed,
     Lines,
     MessageReceived,
@@ -247,6 +250,14 @@ async def test_the_peer_resets_the_connection(
     assert record.levelno == logging.INFO
     assert record.exc_info is None
     assert "reset" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "connection_ended",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "ending": "broken",
+        "error": "BrokenResourceError",
+        "reason": str(reason),
+    }
 
 
 async def test_the_handler_fails(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
@@ -271,7 +282,15 @@ async def test_the_handler_fails(nursery: trio.Nursery, caplog: pytest.LogCaptur
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is error
-    assert "the handler or a hook" in record.getMessage()
+    assert record.getMessage().startswith(f"the handler or a hook of {watched.victim!r}"[:-40])
+    assert fields_of(record) == {
+        "event": "handler_failed",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "ending": "failed",
+        "error": "OopsError",
+        "reason": "in the handler",
+    }
 
 
 async def test_an_on_connect_hook_fails(
@@ -381,6 +400,13 @@ async def test_an_on_disconnect_hook_fails(
     assert record.exc_info is not None
     assert record.exc_info[1] is error
     assert "a hook failed at ClientDisconnected" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "hook_failed",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "error": "OopsError",
+        "reason": str(error),
+    }
 
 
 async def test_the_peer_breaks_the_protocol(
@@ -397,6 +423,14 @@ async def test_the_peer_breaks_the_protocol(
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
     assert "max_size" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "connection_ended",
+        "connection": watched.victim.number,
+        "remote": "{}:{}".format(*watched.victim.remote_address),
+        "ending": "protocol_error",
+        "error": "MessageTooLargeError",
+        "reason": str(watched.victim.close_reason),
+    }
 
 
 async def test_the_peer_finishes_inside_a_message(
@@ -780,6 +814,31 @@ async def test_the_peer_breaks_a_rule_that_the_handler_checks(
     assert "expected was its name" in record.getMessage()
 
 
+async def test_an_earlier_fault_of_the_peers_is_still_its_own_when_the_handler_raises_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults: list[InvalidMessageError] = []
+
+    async def handler(connection: Connection[bytes, int]) -> None:
+        while len(faults) < 2:
+            try:
+                await connection.receive()
+            except InvalidMessageError as error:
+                faults.append(error)
+        raise faults[0]
+
+    client_end, server_end = trio.testing.memory_stream_pair()
+    await client_end.send_all(frame(b"one") + frame(b"2") + frame(b"three"))
+    with_codec = Server(handler, codec=LengthPrefixed().map(decode=int))
+    async with with_codec.events() as events:
+        await with_codec.serve_stream(server_end)
+        [connection] = connections_in(waiting_in(events))
+    assert connection.close_reason is faults[0]
+    record = only_record(caplog)
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+
+
 async def test_the_handlers_upstream_breaks_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
     async def proxy(connection: BytesConnection) -> None:
         upstream, server = trio.testing.memory_stream_pair()
@@ -984,6 +1043,13 @@ async def test_a_cancelled_server_does_not_wait_long_for_a_subscriber_that_never
     record = only_record(caplog)
     assert record.levelno == logging.ERROR
     assert "1 listeners did not take ClientDisconnected" in record.getMessage()
+    assert fields_of(record) == {
+        "event": "event_not_taken",
+        "connection": fields_of(record)["connection"],
+        "remote": None,
+        "listeners": 1,
+    }
+    assert f"<Connection {fields_of(record)['connection']} with" in record.getMessage()
 
 
 async def test_an_on_disconnect_hook_hears_of_a_cancelled_connection_and_may_wait_a_little(
@@ -1484,6 +1550,7 @@ async def test_a_stop_while_a_connection_waits_for_its_place(
                 with pytest.raises(trio.EndOfChannel):
                     await second.receive()
     assert server.statistics().connections_total == 1
+    assert server.statistics().connections_refused == 1
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
@@ -1499,16 +1566,27 @@ async def test_running_out_of_descriptors_is_survived_and_logged_once_for_each_t
             for _ in range(5):
                 listener.fail(number)
             async with open_connection(listener.dial()) as connection:
+                await trio.testing.wait_all_tasks_blocked()
+                assert server.statistics().listeners_out_of_resources == 1
                 await talk(connection)
+            assert server.statistics().listeners_out_of_resources == 0
+            assert server.statistics().times_out_of_resources == episode
             assert trio.current_time() - began <= 5 * 0.5  # it keeps nobody waiting for long
             assert trio.current_time() - began >= 5 * 0.01  # and it does not spin
-            await trio.sleep(10)
-            async with open_connection(listener.dial()) as connection:
-                await talk(connection)
+            await trio.sleep(2)
             records = logged(caplog)[-2:]
             assert len(logged(caplog)) == 2 * episode
             assert [record.levelno for record in records] == [logging.ERROR, logging.INFO]
             assert os.strerror(number) in records[0].getMessage()
+            assert [*map(fields_of, records)] == [
+                {
+                    "event": "accept_paused",
+                    "listener": "MemoryListener",
+                    "error": type(OSError(number, "")).__name__,
+                    "reason": str(OSError(number, os.strerror(number))),
+                },
+                {"event": "accept_resumed", "listener": "MemoryListener"},
+            ]
         nursery.cancel_scope.cancel()
 
 
@@ -1524,9 +1602,7 @@ async def test_being_at_the_limit_for_long_is_one_time_though_a_place_gets_free_
             async with open_connection(listener.dial()) as connection:
                 await talk(connection)
         assert [record.levelno for record in logged(caplog)] == [logging.ERROR]
-        await trio.sleep(10)
-        async with open_connection(listener.dial()) as connection:
-            await talk(connection)
+        await trio.sleep(2)
         assert [record.levelno for record in logged(caplog)] == [logging.ERROR, logging.INFO]
         nursery.cancel_scope.cancel()
 
@@ -1540,8 +1616,11 @@ async def test_running_out_again_with_nobody_accepted_in_between_is_another_time
         for _ in range(2):
             for _ in range(3):
                 listener.fail(errno.EMFILE)
+            await trio.testing.wait_all_tasks_blocked()
             await trio.sleep(3600)
-        assert [record.levelno for record in logged(caplog)] == [logging.ERROR] * 2
+        # That it is over is said when it is, and not when somebody comes.
+        assert [record.levelno for record in logged(caplog)] == [logging.ERROR, logging.INFO] * 2
+        assert listener.accepted == 0
         nursery.cancel_scope.cancel()
 
 
@@ -1625,17 +1704,27 @@ async def test_a_codec_that_fails_to_make_a_reader_costs_one_connection_only(
     port = await listen(nursery, server)
     async with server.events() as events:
         async with await trio.open_tcp_stream(LOCALHOST, port) as stream:
+            address = stream.socket.getsockname()
             assert await stream.receive_some() == b""
         record = only_record(caplog)
         assert record.levelno == logging.ERROR
         assert record.exc_info is not None
-        assert "no connection with ('127.0.0.1'" in record.getMessage()
+        assert re.match(r"no connection \d+ with \('127.0.0.1'", record.getMessage())
+        fields = fields_of(record)
+        assert f"connection {fields.pop('connection')} " in record.getMessage()
+        assert fields == {
+            "event": "connection_refused",
+            "remote": "{}:{}".format(*address),
+            "error": "OopsError",
+            "reason": "no reader",
+        }
         assert waiting_in(events) == []
         async with open_tcp_connection(LOCALHOST, port) as connection:
             await connection.send(b"hello")
             assert type(await events.receive()) is ClientConnected
             assert type(await events.receive()) is MessageReceived
     assert server.statistics().connections_total == 1
+    assert server.statistics().connections_refused == 1
 
 
 # -- TLS
@@ -1691,6 +1780,10 @@ async def test_a_client_that_says_nothing_is_dropped_when_the_handshakes_time_is
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
     assert "handshake_timeout" in record.getMessage()
+    fields = fields_of(record)
+    assert f"no connection {fields.pop('connection')} with None: " in record.getMessage()
+    assert record.getMessage().endswith(fields.pop("reason"))
+    assert fields == {"event": "handshake_failed", "remote": None, "error": "HandshakeTimeoutError"}
 
 
 async def test_a_plain_client_at_a_tls_port(
@@ -1715,7 +1808,7 @@ async def test_a_plain_client_at_a_tls_port(
     record = only_record(caplog)
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
-    assert f"no connection with {address!r}: the TLS handshake failed" in record.getMessage()
+    assert f" with {address!r}: the TLS handshake failed" in record.getMessage()
 
 
 async def test_a_tls_client_at_a_plain_port(
@@ -1774,7 +1867,7 @@ async def test_a_client_resets_the_connection_during_the_handshake(
         await trio.lowlevel.checkpoint()
     record = only_record(caplog)
     assert record.levelno == logging.WARNING
-    assert f"no connection with {address!r}: the TLS handshake failed" in record.getMessage()
+    assert f" with {address!r}: the TLS handshake failed" in record.getMessage()
 
 
 async def test_handshakes_count_towards_the_limit_of_connections(
@@ -2268,12 +2361,377 @@ async def test_connections_and_statistics(nursery: trio.Nursery, listener: Memor
             assert attrs.asdict(numbers) == {
                 "connections": 1,
                 "connections_total": 2,
+                "connections_accepted": 2,
+                "connections_refused": 0,
+                "endings": dict.fromkeys(Ending, 0) | {Ending.END_OF_STREAM: 1},
+                "handshakes": 0,
+                "handshakes_failed": 0,
+                "handshakes_timed_out": 0,
+                "listeners": 1,
+                "listeners_at_limit": 0,
+                "listeners_out_of_resources": 0,
+                "times_at_limit": 0,
+                "times_out_of_resources": 0,
                 "messages_received": 3,
                 "messages_sent": 3,
                 "bytes_received": 3 * 4 + 5 + 3,
                 "bytes_sent": 3 * 4 + 5 + 3,
+                "chunks_received": 3,
+                "flushes": 3,
+                "bytes_queued": 0,
+                "most_bytes_queued": 4 + 5,
+                "bytes_undecoded": 0,
+                "senders_waiting": 0,
                 "broadcasts_skipped": 0,
+                "subscriptions": 0,
+                "events_waiting": 0,
+                "events_dropped": 0,
             }
+
+
+def endings(server: Server[Any, Any]) -> dict[Ending, int]:
+    """Those that have come."""
+    return {ending: count for ending, count in server.statistics().endings.items() if count}
+
+
+async def close_it(_server: BytesServer, client: trio.abc.Stream) -> None:
+    await client.aclose()
+
+
+async def say_nothing(_server: BytesServer, _client: trio.abc.Stream) -> None:
+    pass
+
+
+async def send_rubbish(_server: BytesServer, client: trio.abc.Stream) -> None:
+    await client.send_all(b"GET / HTTP/1.1")
+
+
+async def send_a_part(_server: BytesServer, client: trio.abc.Stream) -> None:
+    await client.send_all(frame(b"hello")[:-1])
+
+
+async def send_hello(_server: BytesServer, client: trio.abc.Stream) -> None:
+    await client.send_all(frame(b"hello"))
+
+
+async def stop_it(server: BytesServer, _client: trio.abc.Stream) -> None:
+    server.stop(0)
+
+
+async def fill_it(server: BytesServer, _client: trio.abc.Stream) -> None:
+    for _ in range(3):
+        server.broadcast(b"x" * 2000, when_full="close")
+
+
+async def end_at_once(_connection: BytesConnection) -> None:
+    pass
+
+
+async def fail(_connection: BytesConnection) -> None:
+    raise OopsError
+
+
+async def fail_upstream(_connection: BytesConnection) -> None:
+    raise trio.BrokenResourceError("another one")
+
+
+async def swallow(connection: BytesConnection) -> None:
+    with contextlib.suppress(ProtocolError, trio.BrokenResourceError):
+        await connection.receive()
+
+
+async def check_a_rule(connection: BytesConnection) -> None:
+    raise ProtocolError(f"not {await connection.receive()!r}")
+
+
+async def greet_in_vain(connection: BytesConnection) -> None:
+    await trio.sleep(1)
+    await connection.send(b"hello")
+    await connection.flush()
+
+
+async def secure_in_vain(connection: BytesConnection) -> None:
+    await connection.start_tls(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+
+
+async def fail_when_written(connection: BytesConnection) -> None:
+    connection.message_written.connect(lambda _event: fail(connection))
+    await connection.send(b"hello")
+    await trio.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("ending", "handler", "act"),
+    [
+        (Ending.END_OF_STREAM, echo, close_it),
+        (Ending.CLOSED, end_at_once, say_nothing),
+        (Ending.SERVER_STOPPED, sleep_forever, stop_it),
+        (Ending.FAILED, fail, say_nothing),
+        (Ending.FAILED, fail_upstream, say_nothing),
+        (Ending.FAILED, fail_when_written, say_nothing),
+        (Ending.PROTOCOL_ERROR, echo, send_rubbish),
+        (Ending.PROTOCOL_ERROR, swallow, send_rubbish),
+        (Ending.PROTOCOL_ERROR, check_a_rule, send_hello),
+        (Ending.BROKEN, greet_in_vain, close_it),
+        (Ending.MESSAGE_TIMEOUT, echo, send_a_part),
+        (Ending.MESSAGE_TIMEOUT, swallow, send_a_part),
+        (Ending.IDLE_TIMEOUT, echo, say_nothing),
+        (Ending.SEND_TIMEOUT, echo, send_hello),
+        (Ending.HANDSHAKE_TIMEOUT, secure_in_vain, say_nothing),
+        (Ending.QUEUE_FULL, echo, fill_it),
+    ],
+)
+async def test_endings_are_counted_by_their_kinds(
+    autojump_clock: trio.testing.MockClock,
+    ending: Ending,
+    handler: Callable[[BytesConnection], Awaitable[None]],
+    act: Callable[[BytesServer, trio.abc.Stream], Awaitable[None]],
+) -> None:
+    server = Server(
+        handler,
+        message_timeout=7,
+        idle_timeout=11,
+        send_timeout=7,
+        handshake_timeout=7,
+        write_buffer_size=1000,
+    )
+    pair: StreamPair = trio.testing.memory_stream_pair
+    if ending in (Ending.SEND_TIMEOUT, Ending.QUEUE_FULL):
+        pair = trio.testing.lockstep_stream_pair  # where a byte is taken when it is received
+    ours, theirs = pair()
+    async with trio.open_nursery() as nursery, server.events() as events, ours:
+        nursery.start_soon(server.serve_stream, theirs)
+        assert type(await events.receive()) is ClientConnected
+        await act(server, ours)
+        assert endings(server) in ({}, {ending: 1})
+        while not isinstance(await events.receive(), ClientDisconnected):
+            pass
+        assert endings(server) == {ending: 1}  # whoever hears of the end finds it counted
+
+
+async def test_cancelled_connections_are_counted_as_such_also_by_a_ctrl_c() -> None:
+    async def interrupt(_connection: BytesConnection) -> None:
+        raise KeyboardInterrupt
+
+    server = Server(sleep_forever)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(server.serve_stream, trio.testing.memory_stream_pair()[0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert endings(server) == {}
+        nursery.cancel_scope.cancel()
+    assert endings(server) == {Ending.CANCELLED: 2}
+    server.handler = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        await server.serve_stream(trio.testing.memory_stream_pair()[0])
+    assert endings(server) == {Ending.CANCELLED: 3}
+
+
+async def test_a_connection_that_another_task_is_closing_has_a_reason_when_it_is_told_of() -> None:
+    told = trio.Event()
+
+    async def end_when_told(_connection: BytesConnection) -> None:
+        await told.wait()
+
+    server = Server(end_when_told)
+    reasons: list[object] = []
+
+    @server.on_disconnect
+    async def note(connection: BytesConnection) -> None:
+        reasons.append(connection.close_reason)
+
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as closing, ours:
+        async with trio.open_nursery() as serving:
+            serving.start_soon(server.serve_stream, theirs)
+            await trio.testing.wait_all_tasks_blocked()
+            (connection,) = server.connections
+            await connection.send(b"what no one takes")
+            closing.start_soon(connection.aclose)
+            await trio.testing.wait_all_tasks_blocked()
+            told.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert endings(server) == {}
+            serving.cancel_scope.cancel()
+        assert endings(server) == {Ending.CANCELLED: 1}
+        assert reasons == [CloseReason.CANCELLED]
+
+
+async def test_listeners_and_their_waiting_are_counted(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server(echo, max_connections=1)
+    one, two = MemoryListener(), MemoryListener()
+
+    def counts() -> tuple[int, ...]:
+        numbers = server.statistics()
+        return numbers.listeners, numbers.listeners_at_limit, numbers.times_at_limit
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_listeners, [one, two])
+        assert counts() == (2, 0, 0)
+        async with open_connection(one.dial()) as first:
+            await talk(first)
+            assert counts() == (2, 1, 1)  # the other one learns of it when it has accepted
+            async with open_connection(two.dial()):
+                await trio.testing.wait_all_tasks_blocked()
+                assert counts() == (2, 2, 2)
+                assert server.statistics().connections == 1
+                assert server.statistics().connections_accepted == 2
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.statistics().connections_total == 2
+        assert counts()[:2] == (2, 0)
+        await one.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert counts()[:2] == (1, 0)
+        assert server.statistics().connections == 0
+        nursery.cancel_scope.cancel()
+    assert counts()[:2] == (0, 0)
+
+
+async def test_what_is_refused_is_counted_and_all_that_was_accepted_is_accounted_for(
+    autojump_clock: trio.testing.MockClock, server_context: ssl.SSLContext
+) -> None:
+    server = Server(echo, max_connections=3, handshake_timeout=7)
+    listener = MemoryListener()
+
+    def check(accepted: int, refused: int, *handshakes: int) -> None:
+        numbers = server.statistics()
+        assert numbers.connections_total == 0
+        assert (numbers.connections_accepted, numbers.connections_refused) == (accepted, refused)
+        counted = numbers.handshakes, numbers.handshakes_failed, numbers.handshakes_timed_out
+        assert counted == handshakes
+
+    async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
+        await nursery.start(
+            functools.partial(server.serve_listeners, [listener], ssl_context=server_context)
+        )
+        for _ in range(3):
+            client = await stack.enter_async_context(listener.dial())
+        await trio.testing.wait_all_tasks_blocked()
+        check(3, 0, 3, 0, 0)
+        await client.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        check(3, 1, 2, 1, 0)
+        await trio.sleep(8)
+        check(3, 3, 0, 3, 2)
+        await stack.enter_async_context(listener.dial())
+        await trio.testing.wait_all_tasks_blocked()
+        check(4, 3, 1, 3, 2)
+        nursery.cancel_scope.cancel()
+    check(4, 4, 0, 3, 2)  # it did not fail, it was cut short
+
+
+async def test_what_waits_in_queues_is_added_up(
+    nursery: trio.Nursery, listener: MemoryListener
+) -> None:
+    server = Server(silent, write_buffer_size=1000)
+    await nursery.start(server.serve_listeners, [listener])
+    async with contextlib.AsyncExitStack() as stack, trio.open_nursery() as senders:
+        ours = trio.testing.lockstep_stream_pair
+        (one, theirs), (two, others) = [await dial(stack, listener, server, ours) for _ in range(2)]
+        await theirs.send(b"x" * 2000)
+        await others.send(b"x" * 3000)
+        senders.start_soon(others.send, b"waits")
+        await trio.testing.wait_all_tasks_blocked()
+        numbers = server.statistics()
+        assert numbers.bytes_queued == 5008
+        assert numbers.most_bytes_queued == 3004
+        assert numbers.senders_waiting == 1
+        assert await one.receive() == b"x" * 2000
+        assert await two.receive() == b"x" * 3000
+        assert await two.receive() == b"waits"
+        await two.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        numbers = server.statistics()
+        assert numbers.bytes_queued == numbers.senders_waiting == 0
+        assert numbers.most_bytes_queued == 3004  # ever
+
+
+async def test_bytes_that_are_no_message_yet_are_added_up(
+    nursery: trio.Nursery, listener: MemoryListener
+) -> None:
+    server = Server(echo)
+    await nursery.start(server.serve_listeners, [listener])
+    async with listener.dial() as one, listener.dial() as two:
+        for client in one, two:
+            await client.send_all(frame(b"hello")[:-1])
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.statistics().bytes_undecoded == 2 * (4 + 4)
+
+
+async def test_subscriptions_and_what_they_dropped_are_counted_after_their_end_too() -> None:
+    server = Server(echo)
+    async with (
+        server.events(buffer_size=2, overflow="drop_oldest") as newest,
+        server.message_received.subscribe(buffer_size=1, overflow="drop_newest"),
+        server.message_received.subscribe(),
+        open_memory_connection(server) as connection,
+    ):
+        for _ in range(3):
+            await talk(connection)
+        numbers = server.statistics()
+        assert numbers.subscriptions == 3
+        # One heard of the connection, and of six messages or five that are written by now.
+        assert numbers.events_dropped == newest.dropped + 2
+        assert newest.dropped > 3
+        assert numbers.events_waiting == 2 + 1 + 3
+    assert server.statistics().subscriptions == 0
+    assert server.statistics().events_waiting == 0
+    assert server.statistics().events_dropped == newest.dropped + 2
+
+
+def task_names() -> list[str]:
+    """As a task dump shows them."""
+    names = []
+    task = trio.lowlevel.current_task()
+    while task.parent_nursery is not None:
+        task = task.parent_nursery.parent_task
+    tasks = [task]
+    while tasks:
+        task = tasks.pop()
+        names.append(task.name)
+        for nursery in task.child_nurseries:
+            tasks += nursery.child_tasks
+    return names
+
+
+async def test_a_task_dump_says_which_task_is_which_connections(
+    nursery: trio.Nursery, listener: MemoryListener, tmp_path: Path
+) -> None:
+    server = Server(echo)
+    port = await listen(nursery, server)
+    path = str(tmp_path / "socket")
+    await nursery.start(server.serve_unix, path)
+    await nursery.start(server.serve_listeners, [listener])
+    async with (
+        open_tcp_connection(LOCALHOST, port) as by_tcp,
+        open_unix_connection(path) as by_unix,
+        open_connection(listener.dial()) as in_memory,
+    ):
+        for connection in by_tcp, by_unix, in_memory:
+            await talk(connection)
+        names = task_names()
+        for acceptor in f"127.0.0.1:{port}", path, "MemoryListener":
+            assert names.count(f"acceptor ({acceptor})") == 1
+        for connection in server.connections:
+            name = f"connection {connection.number}"
+            if connection.remote_address:
+                name += " ({}:{})".format(*connection.remote_address)
+            assert names.count(name) == 1
+
+
+async def test_a_task_dump_knows_a_connection_before_its_handshake_is_done(
+    nursery: trio.Nursery, server_context: ssl.SSLContext
+) -> None:
+    server = Server(echo)
+    port = await listen(nursery, server, ssl_context=server_context)
+    async with await trio.open_tcp_stream(LOCALHOST, port) as stream:
+        while not server.statistics().handshakes:
+            await trio.lowlevel.checkpoint()
+        address = "{}:{}".format(*stream.socket.getsockname())
+        (name,) = (name for name in task_names() if name.startswith("connection "))
+        assert re.fullmatch(rf"connection \d+ \({re.escape(address)}\)", name)
 
 
 async def test_a_server_whose_signals_are_forwarded_by_hand_hears_nothing_else() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from conftest import fields_of
 from pairs import memory
 
 from trio_bytetalk import Connection, Server, open_connection, stop_on_signals
@@ -68,6 +69,8 @@ async def test_the_first_signal_stops_in_order(
         assert not server.is_running
     assert handlers() == before
     assert caplog.messages == [f"{number.name}: stopping; once more to stop at once"]
+    said = {"event": "stopping", "signal": number.name, "timeout": None}
+    assert [*map(fields_of, caplog.records)] == [said]
 
 
 @pytest.mark.parametrize("second", SIGNALS)
@@ -96,6 +99,10 @@ async def test_a_second_signal_stops_at_once(
         f"{number.name}: stopping; once more to stop at once",
         f"{second.name}: stopping at once",
     ]
+    assert [*map(fields_of, caplog.records)] == [
+        {"event": "stopping", "signal": number.name, "timeout": None},
+        {"event": "stopping", "signal": second.name, "timeout": 0},
+    ]
 
 
 @pytest.mark.parametrize("seconds", [0, 7])
@@ -113,6 +120,7 @@ async def test_who_is_not_done_in_time_is_cancelled(
     assert trio.current_time() == began + seconds
     how = "stopping; once more to stop at once" if seconds else "stopping at once"
     assert caplog.messages == [f"SIGTERM: {how}"]
+    assert [fields_of(record)["timeout"] for record in caplog.records] == [seconds]
 
 
 async def test_several_servers_stop_together(autojump_clock: trio.testing.MockClock) -> None:
@@ -159,13 +167,8 @@ def test_ctrl_c_while_no_server_is_running_is_a_keyboard_interrupt() -> None:
             signal.raise_signal(signal.SIGINT)
             raise AssertionError
 
-    # A shell has what it starts in the background ignore it, and then so does Trio.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            trio.run(main)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
 
 
 async def test_a_signal_after_the_servers_have_stopped_for_one_is_harmless(
@@ -197,6 +200,162 @@ def test_a_signal_after_the_end_of_trio_is_harmless() -> None:
     trio.run(main)
     signal.raise_signal(signal.SIGTERM)
     block.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("third", SIGNALS)
+async def test_from_the_third_on_a_signal_does_what_it_did_before(
+    nursery: trio.Nursery, third: signal.Signals
+) -> None:
+    """For a handler that no cancellation ends must not keep the program from being ended."""
+    end = trio.Event()
+
+    async def shielded(_connection: BytesConnection) -> None:
+        with trio.CancelScope(shield=True):
+            await end.wait()
+
+    heard: list[int] = []
+    before = signal.signal(third, lambda number, _frame: heard.append(number))
+    server = Server(shielded)
+    try:
+        with stop_on_signals(server):
+            nursery.start_soon(server.serve_stream, memory()[0])
+            await trio.testing.wait_all_tasks_blocked()
+            for times in (0, 0, 1, 2):
+                signal.raise_signal(third)
+                await trio.testing.wait_all_tasks_blocked()
+                assert heard == [third] * times
+                assert server.is_running
+            end.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not server.is_running
+    finally:
+        end.set()
+        signal.signal(third, before)
+
+
+def test_from_the_third_on_ctrl_c_ends_a_handler_that_spins() -> None:
+    interrupted = False
+
+    async def spin(_connection: BytesConnection) -> None:
+        nonlocal interrupted
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+
+    async def main() -> None:
+        server = Server(spin)
+        with stop_on_signals(server):
+            await server.serve_stream(memory()[0])
+
+    trio.run(main)  # what the first two have asked for has its way now
+    assert interrupted
+
+
+@pytest.mark.parametrize("how", ["in order", "at once"])
+async def test_a_server_started_again_begins_anew(
+    nursery: trio.Nursery, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    said = []
+    server = Server(echo)
+    with stop_on_signals(server, timeout=None):
+        for _ in range(3):
+            ours, theirs = memory()
+            nursery.start_soon(server.serve_stream, theirs)
+            async with open_connection(ours) as connection:
+                await trio.testing.wait_all_tasks_blocked()
+                await connection.send(b"last words")
+                signal.raise_signal(signal.SIGTERM)
+                said.append("SIGTERM: stopping; once more to stop at once")
+                if how == "at once":
+                    signal.raise_signal(signal.SIGTERM)
+                    said.append("SIGTERM: stopping at once")
+                await trio.testing.wait_all_tasks_blocked()
+                if how == "in order":
+                    assert await connection.receive() == b"last words"
+            await trio.testing.wait_all_tasks_blocked()
+            assert not server.is_running
+    assert caplog.messages == said
+
+
+async def test_a_server_that_is_stopping_for_another_reason_is_not_stopped_at_once(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = Server(never_ends)
+    with stop_on_signals(server):
+        nursery.start_soon(server.serve_stream, memory()[0])
+        await trio.testing.wait_all_tasks_blocked()
+        server.stop(None)
+        signal.raise_signal(signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.is_running
+        signal.raise_signal(signal.SIGTERM)
+        await trio.testing.wait_all_tasks_blocked()
+    assert caplog.messages == [
+        "SIGTERM: stopping; once more to stop at once",
+        "SIGTERM: stopping at once",
+    ]
+
+
+async def test_one_block_at_a_time() -> None:
+    before = handlers()
+    with stop_on_signals(Server()):
+        within = handlers()
+        with pytest.raises(RuntimeError, match="give all servers"), stop_on_signals(Server()):
+            raise AssertionError
+        assert handlers() == within
+    assert handlers() == before
+
+
+async def test_a_handler_that_came_in_its_place_stays(number: signal.Signals) -> None:
+    heard: list[int] = []
+    before = signal.signal(number, lambda number, _frame: heard.append(number))
+    try:
+        with stop_on_signals(Server()):
+            ours = signal.getsignal(number)
+            signal.signal(number, signal.default_int_handler)
+        assert signal.getsignal(number) is signal.default_int_handler
+        # Who put it there may now put back what was before that; it must do no harm, and a new
+        # block must not take it for one that is at work.
+        signal.signal(number, ours)
+        signal.raise_signal(number)
+        with stop_on_signals(Server()):
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == ours
+        assert heard == [number, number]
+    finally:
+        signal.signal(number, before)
+
+
+async def test_what_is_ignored_stays_ignored(number: signal.Signals, nursery: trio.Nursery) -> None:
+    """As a shell without job control has it for what it starts in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    server = Server(never_ends)
+    try:
+        with stop_on_signals(server):
+            nursery.start_soon(server.serve_stream, memory()[0])
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(number)
+            await trio.testing.wait_all_tasks_blocked()
+            assert server.is_running
+            server.stop(0)
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+async def test_a_handler_that_could_not_be_put_back_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if a library in C had installed it, which only another library in C could do here.
+    monkeypatch.setattr(signal, "getsignal", lambda _number: None)
+    with pytest.raises(RuntimeError, match="SIGINT has a handler that was not"):
+        stop_on_signals(Server()).__enter__()
 
 
 async def test_an_error_comes_out_of_the_block_as_it_is() -> None:

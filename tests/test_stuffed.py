@@ -285,7 +285,7 @@ def test_message_of_cobs_that_is_stuffed_in_segments(size: int, zeros: list[int]
     "pattern", [b"\0", b"a\0", b"ab\0", b"a", b"\xc0", b"\xdb", b"\xc0\xdb", b"\xc0a"]
 )
 def test_no_more_memory_is_taken_than_for_what_comes_out(make: Any, pattern: bytes) -> None:
-    size = 2**20
+    size = 2**19
     message = pattern * (size // len(pattern))
     codec = make()
     reader, writer = codec.reader(), codec.writer()
@@ -377,6 +377,7 @@ def test_delimiters_with_nothing_in_between_are_dropped_but_not_without_end(code
 def test_how_a_stream_may_end() -> None:
     assert read_all(COBS().reader(), [b"\2a\0\0\0"]) == Outcome([b"a"])
     assert read_all(COBS().reader(), [b"\2a\0\0\0\1"]) == Outcome([b"a"], IncompleteMessageError)
+    assert read_all(COBS().reader(), [b"\2a\0" + b"\0" * 64]) == Outcome([b"a"])
     long = b"\2a\0" + b"\xff" * 100
     assert read_all(COBS().reader(), [long]) == Outcome([b"a"], IncompleteMessageError)
     # END also begins a packet.
@@ -458,6 +459,22 @@ def test_max_size_may_be_changed_between_two_messages(make: Any) -> None:
     reader.max_size = writer.max_size = 2
     assert reader.decode(buffer) == b"bc"
     assert writer.encode(b"bc") == make().writer().encode(b"bc")
+
+
+@pytest.mark.parametrize("codec", [COBS(), SLIP()])
+def test_frame_is_consumed_with_its_delimiter_and_nothing_more(codec: Codecs) -> None:
+    frame = joined(codec.writer().encode(b"a"))
+    for pieces in ([frame * 2], cut(frame * 2, [1, 1])):
+        buffer = ReceiveBuffer()
+        reader = codec.reader()
+        for piece in pieces[:-1]:
+            buffer.feed(piece)
+            assert reader.decode(buffer) is NEED_DATA
+        buffer.feed(pieces[-1])
+        assert reader.decode(buffer) == b"a"
+        assert buffer.peek(len(buffer)) == frame
+        assert reader.decode(buffer) == b"a"
+        assert len(buffer) == 0
 
 
 @pytest.mark.parametrize("codec", [COBS(), SLIP()])

@@ -7,11 +7,15 @@ of streams of each kind in turn.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import logging
 import os
 import random
+import re
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,12 +23,13 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from conftest import Connect, Tls
+from conftest import Connect, Tls, fields_of
 from pairs import (
     Pair,
     Stream,
     counted_writes,
     frame,
+    lockstep,
     memory,
     read_exactly,
     read_to_end,
@@ -98,7 +103,7 @@ def own_system_tasks() -> list[str]:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     return sorted(
-        task.name
+        re.sub(r" of connection \d+$", "", task.name)
         for nursery in root.child_nurseries
         for task in nursery.child_tasks
         if task.name.startswith("trio_bytetalk")
@@ -894,29 +899,49 @@ async def test_send_that_says_it_was_closed_has_sent_nothing(
 
 @pytest.mark.parametrize("undecrypted", [False, True])
 async def test_closing_tls_with_unread_input_does_not_destroy_what_was_sent(
-    connect: Connect, tls: Tls, undecrypted: bool
+    pair: Pair, connect: Connect, tls: Tls, undecrypted: bool, nursery: trio.Nursery
 ) -> None:
-    ours, peers = tcp()
+    ours, peers = pair
     peer = trio.SSLStream(peers, tls.client, server_hostname="example.org")
     connection = connect(ours)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+    async with trio.open_nursery() as handshake:
+        handshake.start_soon(partial(connection.start_tls, tls.server, server_side=True))
         await peer.do_handshake()
-    await peer.send_all(frame(b"read") * 3)
+    nursery.start_soon(peer.send_all, frame(b"read") * 3)
     assert await connection.receive() == b"read"
-    if (
-        undecrypted
-    ):  # more than is read at once, so that some stays with TLS, and some in the socket
-        await peer.send_all(frame(b"read") + frame(bytes(100_000)))
+    if undecrypted:
+        # More than is read at once, so that some stays with TLS, and some under it.
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(peer.send_all, frame(b"read") + frame(bytes(100_000)))
         for _ in range(3):
             assert await connection.receive() == b"read"
     connection.send_nowait(bytes(1000))
+    nursery.start_soon(connection.aclose)
+    # A clean end, which TLS would not take a reset or a mere end of the stream for.
+    assert await read_to_end(peer) == frame(bytes(1000))
+    await trio.aclose_forcefully(peer)
 
+
+async def test_closing_tls_within_tls(connect: Connect, tls: Tls) -> None:
+    """As through a proxy that is spoken to over TLS: each says its closing word."""
+    ours, peers = tcp()
+    outer_peer = trio.SSLStream(peers, tls.client, server_hostname="example.org")
+    peer = trio.SSLStream(outer_peer, tls.client, server_hostname="example.org")
+    outer = trio.SSLStream(ours, tls.server, server_side=True)
+    inner = trio.SSLStream(outer, tls.server, server_side=True)
+    connection = connect(inner)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.do_handshake)
+        await inner.do_handshake()
+    await peer.send_all(frame(b"read") * 3 + frame(bytes(100_000)))
+    assert await connection.receive() == b"read"
+    connection.send_nowait(bytes(1000))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.aclose)
-        # A clean end, which TLS would not take a reset or a mere end of the stream for.
         assert await read_to_end(peer) == frame(bytes(1000))
+        assert await read_to_end(outer_peer) == b""
         await peer.aclose()
+    assert (inner.transport_stream, outer.transport_stream) == (outer, ours)
 
 
 async def test_closing_tls_before_its_handshake_does_not_begin_one(
@@ -928,10 +953,13 @@ async def test_closing_tls_before_its_handshake_does_not_begin_one(
     await peer.aclose()
 
 
+@pytest.mark.parametrize("with_epoll", [False, True])
 @pytest.mark.parametrize("half_closed", [False, True])
 async def test_closing_with_unread_input_does_not_destroy_what_was_sent(
-    connect: Connect, half_closed: bool
+    connect: Connect, half_closed: bool, with_epoll: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not with_epoll:
+        monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
     ours, peer = large_buffers()
     connection = connect(ours)
     await peer.send_all(frame(b"a request") + frame(b"one more") * 1000)
@@ -1085,8 +1113,19 @@ async def test_bug_in_a_stream_breaks_its_connection_and_nothing_else(
     with pytest.raises(trio.BrokenResourceError, match="a bug in send_all") as info:
         await connection.flush()
     assert isinstance(info.value.__cause__, OopsError)
+    assert "FaultyStream" in caplog.text
+    assert "a bug in send_all" in caplog.text
     await connection.aclose()
     assert isinstance(connection.close_reason, trio.BrokenResourceError)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("trio_bytetalk.transport", logging.ERROR)
+    assert record.exc_info is not None
+    assert fields_of(record) == {
+        "event": "stream_failed",
+        "connection": connection.number,
+        "error": "OopsError",
+        "reason": "a bug in send_all",
+    }
 
 
 @attrs.define(eq=False)
@@ -1110,6 +1149,40 @@ async def test_stream_that_fails_to_close_is_closed_all_the_same(
     assert connection.close_reason is CloseReason.CLOSED
     assert await read_to_end(peer) == b""
     assert ("a bug in aclose" in caplog.text) == isinstance(error, OopsError)
+    for record in caplog.records:
+        assert (record.name, record.levelno) == ("trio_bytetalk.transport", logging.ERROR)
+        assert fields_of(record) == {
+            "event": "closing_failed",
+            "connection": connection.number,
+            "error": "OopsError",
+            "reason": "a bug in aclose",
+        }
+
+
+async def test_task_dump_says_whose_workers_they_are(connect: Connect, tls: Tls) -> None:
+    def workers() -> set[str]:
+        root = trio.lowlevel.current_root_task()
+        assert root is not None
+        tasks = (task for nursery in root.child_nurseries for task in nursery.child_tasks)
+        return {task.name for task in tasks if " of connection " in task.name}
+
+    async def hook(_event: MessageWritten) -> None:
+        await trio.sleep_forever()
+
+    for start_tls in False, True:
+        left, right = (connect(stream) for stream in memory())
+        if start_tls:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(left.start_tls, tls.server, server_side=True))
+                await right.start_tls(tls.client, server_hostname="example.org")
+        left.message_written.connect(hook)
+        await left.send(b"hello")
+        await right.receive()
+        await trio.testing.wait_all_tasks_blocked()
+        mine = {name for name in workers() if name.endswith(f" {left.number}")}
+        assert mine == {
+            f"trio_bytetalk: {work} of connection {left.number}" for work in ("announcer", "pump")
+        }
 
 
 async def test_send_timeout_gives_up_a_peer_that_takes_nothing(
@@ -1944,3 +2017,333 @@ async def test_send_timeout_is_not_put_off_by_who_wakes_the_reader_up(
             connection.reader = LengthPrefixed().reader()
     assert trio.current_time() == start + 5
     await peer.aclose()
+
+
+# -- exactly when
+
+
+async def test_every_sixteenth_write_lets_others_run(connect: Connect) -> None:
+    """Each is a system call; a burst's replies, which share one, are counted by their bytes."""
+    ours, peer = unix()
+    connection = connect(ours)
+    steps = Steps(trio.lowlevel.current_task())
+    trio.lowlevel.add_instrument(steps)
+    at_once = []
+    sent = 0
+    for _ in range(100):
+        before = steps.count
+        await connection.send(b"x")
+        if steps.count != before:
+            at_once.append(sent)
+            sent = 0
+        sent += 1
+    trio.lowlevel.remove_instrument(steps)
+    assert at_once == [16] * 6
+    await peer.aclose()
+
+
+@attrs.define(eq=False)
+class Steps(trio.abc.Instrument):
+    """Counts the steps of a task."""
+
+    task: trio.lowlevel.Task
+    count: int = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task is self.task
+
+
+async def test_queue_is_full_with_more_than_its_size_and_not_before(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, _ = lockstep()
+    connection = connect(ours, write_buffer_size=1000)
+    connection.send_nowait(bytes(996))
+    assert connection.statistics().bytes_queued == 1000
+    connection.send_nowait(b"")
+    with pytest.raises(trio.WouldBlock):
+        connection.send_nowait(b"")
+
+
+async def test_large_message_leaves_at_once(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    for size in (5000, 10_000):
+        await connection.send(bytes(size))
+        assert await read_exactly(pair[1], 4 + size) == frame(bytes(size))
+
+
+async def test_large_message_is_given_to_a_stream_in_one_piece(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    with counted_writes(ours) as writes:
+        await connection.send(bytes(5000))
+        assert await read_exactly(peer, 5004) == frame(bytes(5000))
+    assert writes.count == 1
+
+
+async def test_message_behind_a_burst_is_not_held_back(pair: Pair, connect: Connect) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"1", b"2"]))
+        for message in (b"1", b"2"):
+            assert await connection.receive() == message
+            await connection.send(message)
+        assert await read_exactly(peer, 10) == frames([b"1", b"2"])
+    await connection.send(b"3")
+    assert await read_exactly(peer, 5) == frame(b"3")
+
+
+async def test_large_replies_to_a_burst_leave_in_one_write(pair: Pair, connect: Connect) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frames([b"x"] * 5))
+        assert await connection.receive() == b"x"
+        with counted_writes(ours) as writes:
+            await connection.send(bytes(5000))
+            for _ in range(4):
+                assert await connection.receive() == b"x"
+                await connection.send(bytes(5000))
+            nursery.start_soon(connection.flush)
+            assert await read_exactly(peer, 5 * 5004) == frame(bytes(5000)) * 5
+    assert writes.count == 1
+
+
+async def test_full_queue_of_replies_is_written_before_it_is_said_to_be_full(
+    connect: Connect,
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours, write_buffer_size=1000)
+    await peer.send_all(frames([b"one", b"two"]))
+    assert await connection.receive() == b"one"
+    for _ in range(20):  # the system has room for all of them
+        connection.send_nowait(bytes(500))
+    await connection.flush()
+    assert await read_exactly(peer, 20 * 504) == frame(bytes(500)) * 20
+    await peer.aclose()
+
+
+async def test_connection_that_is_found_broken_by_that_is_not_said_to_be_full(
+    connect: Connect,
+) -> None:
+    ours, peer = tcp()
+    connection = connect(ours, write_buffer_size=1000)
+    await peer.send_all(frames([b"one", b"two"]))
+    assert await connection.receive() == b"one"
+    connection.send_nowait(bytes(2000))
+    reset(peer)
+    with pytest.raises(trio.BrokenResourceError):
+        connection.send_nowait(b"x")
+
+
+async def test_broadcasts_of_one_turn_leave_in_one_write_with_what_is_sent_then() -> None:
+    ours, peer = unix()
+    server = Server(echo)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        with counted_writes(ours) as writes:
+            server.broadcast(b"1")
+            connection.send_nowait(b"2")
+            await connection.send(b"3")
+            assert connection.statistics().bytes_queued == 15
+            server.broadcast(b"4")
+            await trio.testing.wait_all_tasks_blocked()
+            assert writes.count == 1
+        assert await read_exactly(peer, 20) == frames([b"1", b"2", b"3", b"4"])
+        await peer.aclose()
+
+
+async def test_broadcasts_of_one_turn_are_written_when_they_come_to_much() -> None:
+    ours, peer = unix()
+    server = Server(echo, write_buffer_size=1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        for _ in range(100):
+            assert server.broadcast(bytes(96)).queued == 1
+            assert connection.statistics().bytes_queued <= 1100
+        assert await read_exactly(peer, 10_000) == frame(bytes(96)) * 100
+        await peer.aclose()
+
+
+async def test_broadcast_passes_over_what_is_found_to_be_broken() -> None:
+    ours, peer = tcp()
+
+    async def handle(connection: AnyConnection) -> None:
+        await stop.wait()
+
+    stop = trio.Event()
+    server = Server(handle)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        reset(peer)
+        with pytest.raises(trio.BrokenResourceError):
+            await send_on(connection)
+        result = server.broadcast(b"x")
+        assert (result.queued, result.skipped) == (0, 0)
+        stop.set()
+
+
+# -- telling that a message was written, once more
+
+
+async def test_what_was_told_or_never_to_be_told_leaves_room(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(ours, write_buffer_size=100)
+    for _ in range(100):
+        await connection.send(bytes(96))
+    told: list[bytes] = []
+    go_on = trio.Event()
+
+    async def on_written(event: MessageWritten) -> None:
+        told.append(event.message)
+        if event.message == b"slow":
+            await go_on.wait()
+
+    connection.message_written.connect(on_written)
+    for _ in range(100):
+        await connection.send(bytes(96))
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(told) == 100
+    await connection.send(b"slow")
+    for _ in range(10):
+        await trio.testing.wait_all_tasks_blocked()
+        connection.send_nowait(bytes(96))  # there is room for 1,600 bytes that are written
+    go_on.set()
+    await connection.aclose()
+    assert len(await read_to_end(peer)) == 210 * 100 + 8
+
+
+async def test_who_waits_for_a_slow_hook_is_not_overtaken_when_nobody_listens_any_more(
+    connect: Connect,
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours, write_buffer_size=100)
+    go_on = trio.Event()
+
+    async def on_written(_event: MessageWritten) -> None:
+        await go_on.wait()
+
+    handle = connection.message_written.connect(on_written)
+    with contextlib.suppress(trio.WouldBlock):
+        while True:
+            connection.send_nowait(bytes(46))
+            await trio.testing.wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"first")
+        await trio.testing.wait_all_tasks_blocked()
+        handle.disconnect()
+        nursery.start_soon(connection.send, b"second")
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+    await connection.aclose()
+    assert (await read_to_end(peer)).endswith(frames([bytes(46), b"first", b"second"]))
+
+
+async def test_hook_that_closes_is_told_of_nothing_more_and_leaves_no_task(
+    connect: Connect,
+) -> None:
+    ours, _ = memory()
+    connection = connect(ours)
+    told: list[bytes] = []
+
+    async def on_written(event: MessageWritten) -> None:
+        told.append(event.message)
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+        closed.set()
+
+    closed = trio.Event()
+    connection.message_written.connect(on_written)
+    for message in (b"1", b"2", b"3"):
+        await connection.send(message)
+    await closed.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert told == [b"1"]
+    assert not [name for name in own_system_tasks() if "announcer" in name or "pump" in name]
+
+
+# -- what it says, and what it holds
+
+
+@attrs.define(eq=False)
+class SilentlyBrokenStream(PlainStream):
+    """A stream that breaks and does not say why."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.receive_some()
+
+
+async def test_reason_that_a_connection_broke_is_told_as_far_as_it_is_known(
+    connect: Connect,
+) -> None:
+    connection = connect(SilentlyBrokenStream(memory()[0]))
+    with pytest.raises(
+        trio.BrokenResourceError, match=r"^the connection broke: BrokenResourceError\(\)$"
+    ):
+        await connection.receive()
+    ours, peer = tcp()
+    connection = connect(ours)
+    reset(peer)
+    with pytest.raises(
+        trio.BrokenResourceError, match=r"^the connection broke: \[Errno \d+\] Connection reset"
+    ):
+        await connection.receive()
+
+
+@pytest.mark.parametrize("make", [lockstep, tight_unix])
+async def test_closed_connection_is_let_go_of_though_its_peer_took_nothing(
+    make: Callable[[], Pair],
+) -> None:
+    ours, peer = make()
+    connection = open_connection(ours, write_buffer_size=1000, send_timeout=1000)
+    fill(connection)
+    await trio.testing.wait_all_tasks_blocked()
+    await trio.aclose_forcefully(connection)
+    await peer.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    alive = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert alive() is None
+
+
+def test_connection_may_be_closed_by_a_generator_when_the_run_is_over() -> None:
+    """Trio ends the async generators that are left when its system tasks have ended already."""
+    closed: list[object] = []
+    generators: list[AsyncIterator[None]] = []
+
+    async def lines(ours: Stream) -> AsyncIterator[None]:
+        connection = open_connection(ours)
+        try:
+            await connection.send(bytes(300_000))  # more than a socket takes
+            await trio.testing.wait_all_tasks_blocked()
+            yield
+        finally:
+            with contextlib.suppress(trio.WouldBlock):
+                connection.send_nowait(b"goodbye")
+            try:
+                await connection.aclose()
+            finally:
+                closed.append(connection.close_reason)
+
+    async def main() -> None:
+        for ours in (memory()[0], trio.SocketStream(trio.socket.from_stdlib_socket(here))):
+            generator = lines(ours)
+            generators.append(generator)
+            await anext(generator)
+
+    here, there = socket.socketpair()
+    with there:
+        trio.run(main)
+    assert closed == [CloseReason.CANCELLED] * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import logging
+import itertools
 import math
 import operator
 import ssl
@@ -39,10 +39,12 @@ from ._events import (
     deliver,
 )
 from ._limits import Limits
+from ._log import address_in_words, fields, get_logger
 from ._timer import Timer
 from ._transport import (
     Frame,
     GivenUpError,
+    SendTimeoutError,
     StreamTransport,
     Transport,
     address_of,
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
 NewSendT = TypeVar("NewSendT")
 NewReceiveT = TypeVar("NewReceiveT")
 
-_logger = logging.getLogger("trio_bytetalk.connection")
+_logger = get_logger("connection")
 
 # How often a socket that has more is read before the messages are looked at. More would save a few
 # of the scheduler's turns, but let one connection hold up the others for longer.
@@ -77,6 +79,9 @@ _FIRST_AHEAD: Final = 16
 _new_event: Final = object.__new__
 _set_connection: Final = cast(Any, MessageReceived.connection).__set__
 _set_message: Final = cast(Any, MessageReceived.message).__set__
+
+# Where connections get their numbers from: one place for all, so that no two have the same.
+numbers: Final = itertools.count(1)
 
 # What a connection without a server is listened to by: nobody.
 _NOBODY: Final[EventEmitter[Any]] = EventEmitter()
@@ -107,19 +112,78 @@ class CloseReason(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+class Ending(enum.StrEnum):
+    """How connections end, as `ServerStatistics.endings` counts it. The values are for labels."""
+
+    END_OF_STREAM = "end_of_stream"
+    """The peer finished."""
+    CLOSED = "closed"
+    """The handler returned, or closed the connection."""
+    SERVER_STOPPED = "server_stopped"
+    CANCELLED = "cancelled"
+    """It was cut short, by a cancellation or a Ctrl-C."""
+    FAILED = "failed"
+    """The handler or a hook raised an exception that was no fault of the peer's."""
+    PROTOCOL_ERROR = "protocol_error"
+    """The peer sent what is not allowed, or finished in the middle of a message."""
+    BROKEN = "broken"
+    """The peer reset the connection, or it was lost."""
+    MESSAGE_TIMEOUT = "message_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    SEND_TIMEOUT = "send_timeout"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    """That of `Connection.start_tls`; see ``handshakes_timed_out`` for a server that is all TLS."""
+    QUEUE_FULL = "queue_full"
+    """`Server.broadcast` was told to close connections that have no room."""
+
+
+# What an error says about an ending: the first that fits.
+_ENDINGS: Final = (
+    (ProtocolError, Ending.PROTOCOL_ERROR),
+    (MessageTimeoutError, Ending.MESSAGE_TIMEOUT),
+    (IdleTimeoutError, Ending.IDLE_TIMEOUT),
+    (SendTimeoutError, Ending.SEND_TIMEOUT),
+    (HandshakeTimeoutError, Ending.HANDSHAKE_TIMEOUT),
+    (QueueFullError, Ending.QUEUE_FULL),
+    (trio.BrokenResourceError, Ending.BROKEN),
+)
+
+
 @attrs.frozen(kw_only=True)
 class ConnectionStatistics:
     """Numbers of one connection, as of the moment that `Connection.statistics` was called."""
 
+    number: int
+    """The connection's own, see `Connection.number`."""
+    remote_address: Any
+    age: float
+    """For how many seconds there has been this connection, or was until its end."""
+    idle_time: float
+    """For how many seconds no byte has come or gone, as far as calls can tell.
+
+    To note the time of every byte would cost more than all these numbers. So what has moved since
+    the call before counts as of now: look regularly, and it is as exact as that.
+    """
     messages_received: int
     messages_sent: int
     """Messages queued; those behind the last ``bytes_queued`` bytes are not written yet."""
     bytes_received: int
     bytes_sent: int
     """Bytes that the operating system has taken."""
+    chunks_received: int
+    """In how many pieces the bytes came: with many messages in each, it is a busy peer's."""
+    flushes: int
+    """How often the operating system was offered bytes; fewer than messages if they gather."""
     bytes_queued: int
+    most_bytes_queued: int
+    """The most that were queued at any one time."""
     bytes_undecoded: int
     """Bytes received that are not decoded yet."""
+    senders_waiting: int
+    """How many tasks wait in `Connection.send` for room in the queue."""
+    reader: str
+    """The class of the reader, by name."""
+    writer: str
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -133,6 +197,12 @@ class Connection(
 
     Any number of tasks may send; one at a time may receive. As with all Trio resources, it is
     closed by `aclose` or at the end of an ``async with`` block.
+    """
+
+    number: int
+    """Counted from 1: no other connection of this process has the same.
+
+    It is what logs and task dumps name the connection by.
     """
 
     context: Any
@@ -192,7 +262,13 @@ class Connection(
     _raised: ProtocolError | None  # the last one that receive() raised
     _raised_at: int  # and how many bytes had been decoded then
     _reason: CloseReason | BaseException | None  # the close_reason to be, if it is decided
-    _closing: trio.Event | None
+    _failed: bool  # whether that is an exception which is not the peer's fault
+    # Set when it is closed, and what it takes its time for until then.
+    _closing: tuple[trio.Event, trio.CancelScope] | None
+
+    _began: float  # when
+    _ended: float | None  # when, if it has
+    _moved: tuple[int, float]  # how many bytes statistics() saw last, and since when so many
 
     def __init__(
         self,
@@ -200,10 +276,11 @@ class Connection(
         codec: Codec[SendT, ReceiveT],
         limits: Limits,
         server: Server[SendT, ReceiveT] | None = None,
+        known: tuple[int, Any] | None = None,
     ) -> None:
+        self.number, self.remote_address = known or (next(numbers), address_of(stream))
         self.context = None
         self.server = server
-        self.remote_address = address_of(stream)
         self.close_reason = None
         self._buffer = ReceiveBuffer()
         self._limits = limits
@@ -216,16 +293,19 @@ class Connection(
             self._on_received = self._on_written = _NOBODY
         self._special = self._receiving = self._closed = self._eof = False
         self._stopping = self._settled = self._overdue = False
-        self._at_end = self._in_hooks = False
+        self._at_end = self._in_hooks = self._failed = False
         self._timer = self._undelivered = self._end = self._raised = self._reason = (
             self._closing
-        ) = None
-        self._partial = (-1, 0.0)
+        ) = self._ended = None
+        self._began = trio.current_time()
+        self._moved = (0, self._began)
+        self._partial = (0, 0.0)
         self._ahead = _NOTHING
         self._most_ahead = _FIRST_AHEAD
         self.use(codec)
         # Last, because it takes over the stream: if the codec's own code fails, our caller has it.
         self._transport = open_transport(stream, limits)
+        self._transport.number = self.number
 
     def __repr__(self) -> str:
         if self.close_reason is not None:
@@ -233,7 +313,7 @@ class Connection(
             state = f"ended: {in_words(self.close_reason, _REASON_SHOWN)}"
         else:
             state = "closed" if self._closed else "open"
-        return f"<Connection with {self.remote_address!r}, {state}>"
+        return f"<Connection {self.number} with {self.remote_address!r}, {state}>"
 
     # -- protocol
 
@@ -254,7 +334,6 @@ class Connection(
         self._decode = reader.decode
         self._ahead_reader = ahead_reader(reader)
         if self._receiving:  # a task is waiting for a message as the old reader saw it
-            self._buffer.wanted = 0
             self._transport.interrupt()
 
     @property
@@ -512,7 +591,6 @@ class Connection(
             if size:
                 self._partial = (began, waited + trio.current_time() - now)
         if self._overdue:
-            self._overdue = False
             if len(buffer) > size:
                 return  # there is something to look at, at the last moment
             if size:
@@ -601,7 +679,7 @@ class Connection(
 
     def _note(self, error: ProtocolError) -> None:
         self._raised = error
-        error.__dict__["_of_connection"] = True  # so, for a subclass may be frozen
+        error.__dict__["_connection"] = self.number  # so, for a subclass may be frozen
         self._raised_at = self._transport.bytes_received - len(self._buffer)
 
     def _give_up(self, error: Exception) -> None:
@@ -763,8 +841,11 @@ class Connection(
             self._hook_failed(group.exceptions[0] if len(group.exceptions) == 1 else group)
 
     def _hook_failed(self, error: BaseException) -> None:
-        _logger.error("a message_written hook failed; %r is closed", self, exc_info=error)
+        extra = self._log_fields("written_hook_failed", error)
+        words = "a message_written hook failed; %r is closed"
+        _logger.error(words, self, exc_info=error, extra=extra)
         self._reason = self._reason or error
+        self._failed = True
         failure = trio.BrokenResourceError("a message_written hook failed")
         failure.__cause__ = error
         self._give_up(failure)
@@ -790,16 +871,17 @@ class Connection(
             if self._transport.in_announcement:  # which the first waits for, so we must not
                 await trio.lowlevel.checkpoint()
             else:
-                await self._closing.wait()
+                await self._wait_for_closing(*self._closing)
             return
-        self._closing = trio.Event()
+        closed, flushing = self._closing = trio.Event(), trio.CancelScope()
         self._closed = self._special = True
         self._settle()
         transport = self._transport
         transport.refuse(trio.ClosedResourceError("this connection was closed"))
         transport.interrupt()
         try:
-            with trio.CancelScope(deadline=trio.current_time() + self._limits.close_timeout):
+            flushing.deadline = trio.current_time() + self._limits.close_timeout
+            with flushing:
                 try:
                     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                         await transport.finish()
@@ -810,12 +892,23 @@ class Connection(
             raise
         finally:
             self.close_reason = self._reason or self._natural_reason()
+            self._ended = trio.current_time()
             if self._timer is not None:
                 self._timer.forget()
             for emitter in (self._on_received, self._on_written):
                 if self._is_own(emitter):
                     emitter._end_subscriptions()
-            self._closing.set()
+            closed.set()
+
+    async def _wait_for_closing(self, closed: trio.Event, flushing: trio.CancelScope) -> None:
+        try:
+            await closed.wait()
+        except trio.Cancelled:
+            flushing.cancel()
+            self._reason = self._reason or CloseReason.CANCELLED
+            with trio.CancelScope(shield=True):
+                await closed.wait()  # soon, for it waits for nothing any more
+            raise
 
     def _natural_reason(self) -> CloseReason | BaseException:
         if self._end is not None and not isinstance(self._end, trio.EndOfChannel):
@@ -832,12 +925,25 @@ class Connection(
             return CloseReason.SERVER_STOPPED
         return CloseReason.CLOSED
 
-    def _conclude(self, reason: CloseReason | BaseException) -> None:
+    def _conclude(self, reason: CloseReason | BaseException, *, failed: bool = False) -> None:
         """The server has seen how this connection ended: better than what it looked like before."""
         if not isinstance(self._reason, BaseException):  # else a hook had failed before
             self._reason = reason
+            self._failed = failed
             if self.close_reason is not None:
                 self.close_reason = reason
+
+    def _ending(self) -> Ending:
+        """Of which kind the end is that this connection has come to, or is coming to."""
+        reason = self.close_reason or self._reason
+        if self._failed:
+            return Ending.FAILED
+        if isinstance(reason, CloseReason):
+            return Ending[reason.name]
+        for error_type, ending in _ENDINGS:
+            if isinstance(reason, error_type):
+                return ending
+        return Ending.CANCELLED
 
     def _is_closed_error(self, error: BaseException) -> bool:
         """Whether ``error`` says only that this connection was closed on this side."""
@@ -845,9 +951,10 @@ class Connection(
 
     def _is_peers_fault(self, error: BaseException) -> bool:
         """Whether ``error`` is this connection's peer's doing, and not that of another's."""
-        if isinstance(error, ProtocolError) and not error._of_connection:
-            return True  # of a rule that the handler or a hook has checked
-        return error is self._raised or any(
+        if isinstance(error, ProtocolError):
+            # Without a connection it is of a rule that the handler or a hook has checked.
+            return error._connection in (None, self.number)
+        return any(
             failure is not None
             and isinstance(failure, trio.BrokenResourceError)
             and type(error) is type(failure)
@@ -905,7 +1012,7 @@ class Connection(
         if self._transport.in_announcement:
             raise trio.BusyResourceError("a message_written hook cannot start TLS")
         self._settle()
-        self._receiving = self._special = True
+        self._receiving = True
         try:
             plain = self._transport
             await plain.finish()
@@ -919,8 +1026,7 @@ class Connection(
                 )
             stream = wrap_tls(plain.detach(), ssl_context, server_side, server_hostname)
             self._transport = secure = StreamTransport(stream, self._limits)
-            secure.bytes_received = plain.bytes_received
-            secure.bytes_written = plain.bytes_written
+            secure.count_on(plain)
             try:
                 await handshake(stream, self._limits)
             except BaseException as error:
@@ -936,7 +1042,6 @@ class Connection(
             raise
         finally:
             self._receiving = False
-            self._special = self._closed or self._undelivered is not None
 
     # -- looking
 
@@ -974,20 +1079,40 @@ class Connection(
     def statistics(self) -> ConnectionStatistics:
         """Numbers of this connection, as of now."""
         self._settle()
-        return self._statistics()
-
-    def _statistics(self) -> ConnectionStatistics:
-        """Less exact about ``bytes_undecoded``, and cheaper in the middle of a burst."""
-        in_hand = self._undelivered is not None or self._in_hooks
         transport = self._transport
+        now = trio.current_time() if self._ended is None else self._ended
+        moved = transport.bytes_received + transport.bytes_written
+        if moved != self._moved[0]:
+            self._moved = (moved, now)
         return ConnectionStatistics(
-            messages_received=self._messages_received - operator.length_hint(self._ahead) - in_hand,
+            number=self.number,
+            remote_address=self.remote_address,
+            age=now - self._began,
+            idle_time=now - self._moved[1],
+            messages_received=self._messages_delivered(),
             messages_sent=self._messages_sent,
             bytes_received=transport.bytes_received,
             bytes_sent=transport.bytes_written,
+            chunks_received=transport.chunks,
+            flushes=transport.flushes,
             bytes_queued=transport.queued,
+            most_bytes_queued=transport.most_queued,
             bytes_undecoded=len(self._buffer),
+            senders_waiting=transport.senders_waiting,
+            reader=type(self._reader).__name__,
+            writer=type(self._writer).__name__,
         )
+
+    def _log_fields(
+        self, event: str, error: BaseException | None = None, **others: Any
+    ) -> dict[str, Any]:
+        remote = address_in_words(self.remote_address)
+        return fields(event, error, connection=self.number, remote=remote, **others)
+
+    def _messages_delivered(self) -> int:
+        """How many messages were received, less those that are decoded and no more."""
+        in_hand = self._undelivered is not None or self._in_hooks
+        return self._messages_received - operator.length_hint(self._ahead) - in_hand
 
 
 def _bytes_only(piece: object) -> Buffer:

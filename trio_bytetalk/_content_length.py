@@ -117,7 +117,8 @@ class ContentLengthReader(Reader[bytes]):
         else:
             tail = b""
         length = buffer.find(_EMPTY_LINE)
-        size = len(buffer) if length < 0 else length + len(_EMPTY_LINE)
+        is_whole = length >= 0
+        size = length + len(_EMPTY_LINE) if is_whole else len(buffer)
         # Beyond the limit nothing is looked at, for in small pieces it would not have come so far.
         fresh = tail + cast(
             bytes, buffer.peek(max(0, min(size, self.max_header_size) - seen), seen)
@@ -130,17 +131,16 @@ class ContentLengthReader(Reader[bytes]):
                 f"the peer sent {fresh[right : right + 1]!r} in a header, behind {line[-40:]!r}; "
                 f"expected is a name, a colon and a value on each line, in ASCII"
             )
-        least = size + 1 if length < 0 else size
+        least = size if is_whole else size + 1
         if least > self.max_header_size:
             raise MessageTooLargeError(
-                f"the peer sent a header of {least} bytes{' or more' if length < 0 else ''}; "
+                f"the peer sent a header of {least} bytes{'' if is_whole else ' or more'}; "
                 f"max_header_size allows {self.max_header_size} bytes"
             )
-        if length < 0:
-            self._seen = (buffer._search, _tail(fresh))
-            return None
-        self._seen = (None, b"")
-        return buffer.peek(length)
+        if is_whole:
+            return buffer.peek(length)
+        self._seen = (buffer._search, _tail(fresh))
+        return None
 
 
 @attrs.define(eq=False)

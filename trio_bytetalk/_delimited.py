@@ -102,14 +102,15 @@ class DelimitedReader(AheadReader[bytes]):
             after = length + self._longest
         else:
             length, after = buffer._find_any(self._pattern, self._longest) or (-1, -1)
+        is_whole = length >= 0
         # Without a delimiter, the last bytes that are there may be the beginning of one.
-        least = length if length >= 0 else len(buffer) - self._longest + 1
+        least = length if is_whole else len(buffer) - self._longest + 1
         if least > self.max_size:
             raise MessageTooLargeError(
-                f"the peer sent {least} bytes{'' if length >= 0 else ' or more'} before the "
+                f"the peer sent {least} bytes{'' if is_whole else ' or more'} before the "
                 f"delimiter {_in_words(self.delimiter)}; max_size allows {self.max_size} bytes"
             )
-        if length < 0:
+        if not is_whole:
             return NEED_DATA
         # Not None: so many bytes were searched.
         message = cast(bytes, buffer.take(after if self.keep else length))
@@ -272,14 +273,15 @@ class LinesReader(AheadReader[str]):
         """Wherever the line lies, if it is there."""
         max_size = self.max_size
         length = buffer.find(b"\n")
-        known = len(buffer) if length < 0 else length
+        is_whole = length >= 0
+        known = length if is_whole else len(buffer)
         # One byte more may be the carriage return that does not count.
         if known > max_size + 1 or (length > max_size and buffer.peek(1, max_size) != b"\r"):
             raise MessageTooLargeError(
-                f"the peer sent a line of {known} bytes{' or more' if length < 0 else ''}; "
+                f"the peer sent a line of {known} bytes{'' if is_whole else ' or more'}; "
                 f"max_size allows {max_size} bytes"
             )
-        if length < 0:
+        if not is_whole:
             return NEED_DATA
         # Not None: so many bytes were searched.
         line = cast(bytes, buffer.take(length)).removesuffix(b"\r")

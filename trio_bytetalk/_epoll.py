@@ -123,19 +123,17 @@ class Readiness:
         """Unregister, and let the waiting tasks return. To be called while the socket is open."""
         self._hub.unregister(self)
         self._closed = True
-        if self._reads_alone or self._writes_alone:
+        if self._writes_alone:
             trio.lowlevel.notify_closing(self._fd)
         self.wake_reader()
         self._wake_writer()
 
     def notify(self, events: int) -> None:
         """The epoll reported ``events``, and not `select.EPOLLIN` alone."""
-        if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
-            self.hung_up = self.readable = self.writable = True
-            self.wake_reader()
-            self._wake_writer()
-            return
-        if events & select.EPOLLIN:
+        hangs_up = events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR)
+        if hangs_up:
+            self.hung_up = True
+        if hangs_up or events & select.EPOLLIN:
             self.readable = True
             self.wake_reader()
         self.writable = True  # or it would not have been reported
@@ -196,8 +194,8 @@ class _Hub:
             with contextlib.suppress(OSError):
                 if not self.running:
                     self.epoll = select.epoll()
-                    self.running = True
                     trio.lowlevel.spawn_system_task(self.run, name="trio_bytetalk: epoll")
+                    self.running = True
                 self.epoll.register(readiness._fd, _READ_EVENTS)
                 readiness._watched = True
         return readiness._watched

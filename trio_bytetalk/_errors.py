@@ -37,11 +37,12 @@ class ProtocolError(BytetalkError):
 
     A `Reader` raises this, or a subclass of its own, and nothing else, for bytes that cannot be
     a message. A handler or a hook may raise it, too, for a rule that it checks itself: to a server
-    this is the peer's fault, too, and no failure of the handler.
+    this is the peer's fault, too, and no failure of the handler. So what is raised over other
+    bytes than the peer's, by a reader of a file, for example, is to be caught in the handler.
     """
 
-    # Whether it came out of receiving: then it is known which connection's peer is to blame.
-    _of_connection = False
+    # The number of the connection that raised it from receiving: that one's peer is to blame.
+    _connection: int | None = None
 
 
 class MessageTooLargeError(ProtocolError):

@@ -112,6 +112,13 @@ class Subscription(trio.abc.ReceiveChannel[E]):
         for emitter in self._emitters:
             emitter._listeners = (*emitter._listeners, self)
 
+    @property
+    def waiting(self) -> int:
+        """How many events wait to be received, with those that wait for room in the buffer."""
+        filling = self._filling
+        queued = len(self._taken) + (0 if filling is None else len(filling))
+        return queued + len(self._emitting)
+
     async def receive(self) -> E:
         """The next event.
 
@@ -229,6 +236,7 @@ class Subscription(trio.abc.ReceiveChannel[E]):
                 self._end()
                 return True
             self.dropped += 1
+            self._emitters[0]._dropped += 1
             if self.overflow == "drop_newest":
                 return True
             (self._taken or cast("deque[E]", filling)).popleft()
@@ -333,6 +341,8 @@ class EventEmitter(Generic[E]):
     _listeners: tuple[Subscription[E] | EventEmitter[E] | Callable[[E], Awaitable[object]], ...] = (
         attrs.field(default=(), init=False)
     )
+
+    _dropped: int = attrs.field(default=0, init=False)  # by all its subscriptions ever
 
     def subscribe(
         self, *, buffer_size: int = BUFFER_SIZE, overflow: Overflow = "wait"

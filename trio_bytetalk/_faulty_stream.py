@@ -36,7 +36,10 @@ _bytes = whole_number(0, unit="bytes")
 
 @attrs.frozen
 class Cut:
-    """No read, or write, goes over this point: what is on its two sides comes in two pieces."""
+    """No read, or write, goes over this point: what is on its two sides comes in two pieces.
+
+    On a socket, the two pieces of a write may have become one by the time that the peer reads.
+    """
 
     after: int = attrs.field(validator=_bytes)
     """Behind so many bytes of this direction."""
@@ -71,7 +74,8 @@ class Reset:
     """The connection breaks here, in both directions.
 
     Every call raises `trio.BrokenResourceError` from then on, one that is waiting included. The
-    stream below is closed; if it is a TCP socket, its peer gets a reset.
+    stream below is closed; if it is a TCP socket, its peer gets a reset, and as with any reset it
+    may not get what was sent before that and is still on its way.
     """
 
     after: int = attrs.field(validator=_bytes)
@@ -90,19 +94,32 @@ def _in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
     return tuple(sorted(plan, key=lambda fault: fault.after))
 
 
-def _draw(chance: random.Random, size: int, most_seconds: float) -> Iterator[Fault]:
-    """A plan for one direction: mostly of what is harmless, and of one fatal fault at the most."""
-    for _ in range(chance.randint(0, 8)):
-        yield Cut(chance.randint(0, size))
-    for _ in range(chance.randint(0, 2)):
-        yield Stall(chance.randint(0, size), chance.uniform(most_seconds / 100, most_seconds))
-    match chance.choice(["nothing", "nothing", "nothing", "stall", "end", "reset"]):
-        case "stall":
-            yield Stall(chance.randint(0, size))
-        case "end":
-            yield End(chance.randint(0, size))
-        case "reset":
-            yield Reset(chance.randint(0, size))
+def _finite(_instance: Any, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value == math.inf:
+        raise ValueError(f"{attribute.name} must be finite; some stalls last for ever anyway")
+
+
+@attrs.frozen
+class _Odds:
+    """What a plan made by chance is drawn from."""
+
+    size: int = attrs.field(validator=_bytes)
+    seconds: float = attrs.field(validator=[seconds, _finite])
+
+    def draw(self, chance: random.Random) -> Iterator[Fault]:
+        """A plan for one direction: mostly of what is harmless, and one fatal fault at the most."""
+        for _ in range(chance.randint(0, 8)):
+            yield Cut(chance.randint(0, self.size))
+        for _ in range(chance.randint(0, 2)):
+            pause = chance.uniform(self.seconds / 100, self.seconds)
+            yield Stall(chance.randint(0, self.size), pause)
+        match chance.choice(["nothing", "nothing", "nothing", "stall", "end", "reset"]):
+            case "stall":
+                yield Stall(chance.randint(0, self.size))
+            case "end":
+                yield End(chance.randint(0, self.size))
+            case "reset":
+                yield Reset(chance.randint(0, self.size))
 
 
 @attrs.define(eq=False)
@@ -184,12 +201,16 @@ class FaultyStream(trio.abc.HalfCloseableStream):
           seed: The same seed has the same faults; ``repr()`` of the stream shows them.
           size: They are behind so many bytes at the most, of either direction.
           seconds: How long a stall that is not for ever may last.
+
+        Raises:
+          TypeError, ValueError: for a ``size`` or ``seconds`` that is no such number.
         """
+        odds = _Odds(size, seconds)
         chance = random.Random(seed)  # noqa: S311 - faults are to be had again, not kept secret
         return cls(
             stream,
-            receiving=_draw(chance, size, seconds),
-            sending=_draw(chance, size, seconds),
+            receiving=odds.draw(chance),
+            sending=odds.draw(chance),
         )
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
@@ -222,7 +243,9 @@ class FaultyStream(trio.abc.HalfCloseableStream):
           trio.ClosedResourceError: if this was closed, by another task too, or `send_eof` called.
           trio.BusyResourceError: if another task is sending.
 
-        Cancelled, or failed, some of ``data`` may have been sent, as with any Trio stream.
+        Cancelled, or failed, some of ``data`` may have been sent, as with any Trio stream. Nobody
+        knows how much of it, so of the piece under way nothing is counted: what is sent after a
+        cancellation meets its faults late by so many bytes.
         """
         with self._sent.used("sending"), memoryview(data) as left:
             sent = 0

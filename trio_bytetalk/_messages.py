@@ -54,11 +54,6 @@ def _why(error: Exception) -> str:
     return repr(error) if isinstance(error, KeyError) else str(error) or repr(error)
 
 
-def _cause(error: Exception) -> Exception | None:
-    """``error``, for tracebacks; None if there it would give a peer lines to write as it likes."""
-    return error if _why(error).isprintable() else None
-
-
 @attrs.define(eq=False)
 class MappedReader(Reader[ReceiveT]):
     """A reader that converts what another one receives; that of `Codec.map`, for example."""
@@ -79,7 +74,7 @@ class MappedReader(Reader[ReceiveT]):
         try:
             message = self.convert(frame)
         except self.errors as error:
-            raise invalid_message(frame, _why(error)) from _cause(error)
+            raise invalid_message(frame, _why(error)) from error
         if message is NEED_DATA:
             raise self._no_message()
         return message
@@ -91,7 +86,7 @@ class MappedReader(Reader[ReceiveT]):
         try:
             message = self.convert(frame)
         except self.errors as error:
-            raise invalid_message(frame, _why(error)) from _cause(error)
+            raise invalid_message(frame, _why(error)) from error
         if message is NEED_DATA:
             raise self._no_message()
         return message

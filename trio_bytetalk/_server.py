@@ -9,7 +9,7 @@ import math
 import os
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar, Unpack, cast, overload
 
 import attrs
@@ -19,9 +19,12 @@ from ._codec import Codec, ReceiveT, SendT
 from ._connection import (
     CloseReason,
     Connection,
+    Ending,
+    HandshakeTimeoutError,
     QueueFullError,
     check_ssl_context,
     handshake,
+    numbers,
     wrap_tls,
 )
 from ._errors import BytetalkError, in_words
@@ -43,9 +46,10 @@ from ._events import (
 from ._length_prefixed import LengthPrefixed
 from ._limits import LimitOptions, Limits
 from ._listeners import open_tcp_listeners, open_unix_listener
+from ._log import ERROR_SHOWN, address_in_words, fields, get_logger
 from ._transport import Frame, address_of
 
-_logger = logging.getLogger("trio_bytetalk.server")
+_logger = get_logger("server")
 
 # accept() fails with these when the process or the system has run out of something. Waiting helps,
 # if connections end meanwhile; trio.serve_listeners waits as long.
@@ -55,10 +59,6 @@ _ACCEPT_PAUSE: Final = 0.1
 # For how many seconds accept() must not have failed so, for that to be over: at the limit, each
 # connection that ends lets one more in, and there would be no end of log lines.
 _ACCEPT_CALM: Final = 1
-
-# How many characters of an error a log line has: more than any of this package's, unless the peer
-# sent what is mostly unprintable.
-_ERROR_SHOWN: Final = 1000
 
 # For how many seconds a cancelled server may go on telling of its connections' ends, at the most.
 _LAST_WORDS: Final = 10
@@ -76,13 +76,65 @@ class ServerStatistics:
     connections: int
     """Connections open now."""
     connections_total: int
-    """Connections ever made."""
+    """Connections ever made, the open ones included."""
+    connections_accepted: int
+    """Streams ever accepted, or given to `Server.serve_stream`.
+
+    Each one becomes a connection, or is refused, or has that before it still.
+    """
+    connections_refused: int
+    """Accepted, and closed before they were connections.
+
+    The handshake or the codec failed, or the server ended.
+    """
+    endings: Mapping[Ending, int]
+    """How many connections have ended in each way; all the ways are there."""
+
+    handshakes: int
+    """TLS handshakes under way now."""
+    handshakes_failed: int
+    handshakes_timed_out: int
+    """Those of the failed ones that took more than ``handshake_timeout``."""
+
+    listeners: int
+    """Listeners that are being served now."""
+    listeners_at_limit: int
+    """Those that accept no one now, because ``max_connections`` are being served."""
+    listeners_out_of_resources: int
+    """Those that accept no one now, because the system has run out of descriptors or memory."""
+    times_at_limit: int
+    """How many times a listener has had to wait, because of ``max_connections``."""
+    times_out_of_resources: int
+    """How many times a listener has found the system to have run out, and gone on to do so."""
+
     messages_received: int
     messages_sent: int
     bytes_received: int
     bytes_sent: int
+    chunks_received: int
+    """In how many pieces the bytes came."""
+    flushes: int
+    """How often the operating system was offered bytes to be sent."""
+    bytes_queued: int
+    """Bytes that wait to be sent now, of all connections."""
+    most_bytes_queued: int
+    """The most that were queued at any one time for any one connection."""
+    bytes_undecoded: int
+    """Bytes received that are not decoded yet, of all connections.
+
+    Those of a burst that is being worked through may be decoded ahead, and do not count here.
+    """
+    senders_waiting: int
+    """How many tasks wait in `Connection.send` for room in a queue."""
     broadcasts_skipped: int
     """How many times `Server.broadcast` left out a connection because its queue was full."""
+
+    subscriptions: int
+    """Subscriptions to this server's events; those to a connection's own are not counted."""
+    events_waiting: int
+    """Events that their subscribers have not received yet."""
+    events_dropped: int
+    """Events that subscriptions have dropped, those included that have ended."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,14 +165,20 @@ class _Totals:
     messages_sent: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
+    chunks_received: int = 0
+    flushes: int = 0
+    most_bytes_queued: int = 0
 
     def add(self, connection: Connection[Any, Any]) -> None:
-        numbers = connection._statistics()
+        transport = connection._transport
         self.connections += 1
-        self.messages_received += numbers.messages_received
-        self.messages_sent += numbers.messages_sent
-        self.bytes_received += numbers.bytes_received
-        self.bytes_sent += numbers.bytes_sent
+        self.messages_received += connection._messages_delivered()
+        self.messages_sent += connection._messages_sent
+        self.bytes_received += transport.bytes_received
+        self.bytes_sent += transport.bytes_written
+        self.chunks_received += transport.chunks
+        self.flushes += transport.flushes
+        self.most_bytes_queued = max(self.most_bytes_queued, transport.most_queued)
 
 
 class Server(Generic[SendT, ReceiveT]):
@@ -215,6 +273,11 @@ class Server(Generic[SendT, ReceiveT]):
         self._serving = 0
         self._room = trio.lowlevel.ParkingLot()
         self._ended = _Totals()
+        self._endings = dict.fromkeys(Ending, 0)
+        self._accepted = self._refused = 0
+        self._handshakes = self._handshakes_failed = self._handshakes_timed_out = 0
+        self._listeners = self._listeners_exhausted = 0
+        self._times_at_limit = self._times_exhausted = 0
         self._broadcasts_skipped = 0
 
     # -- hooks and events
@@ -348,8 +411,10 @@ class Server(Generic[SendT, ReceiveT]):
             raise TypeError(f"stream must be a trio.abc.Stream, not {stream!r}")
         with self._run() as run, run.serving:
             _check_server_context(ssl_context)
+            self._accepted += 1
             self._serving += 1
-            await self._serve_connection(run, stream, ssl_context)
+            known = next(numbers), address_of(stream)
+            await self._serve_connection(run, stream, ssl_context, *known)
 
     def stop(self, timeout: float | None = 10) -> None:
         """Stop serving, in order; the ``serve_`` calls return when that is done.
@@ -435,18 +500,52 @@ class Server(Generic[SendT, ReceiveT]):
         return bool(self._runs)
 
     def statistics(self) -> ServerStatistics:
-        """Numbers of this server, as of now, over all its connections ever."""
+        """Numbers of this server, as of now, over all its connections ever.
+
+        Nothing is kept for them but what a connection counts anyhow: they are added up here, a
+        microsecond or so for each open connection.
+        """
         totals = attrs.evolve(self._ended)
+        queued = undecoded = senders = 0
         for connection in self._connections:
             totals.add(connection)
+            queued += connection._transport.queued
+            senders += connection._transport.senders_waiting
+            undecoded += len(connection._buffer)
+        subscriptions = {
+            listener
+            for emitter in self._emitters
+            for listener in emitter._listeners
+            if isinstance(listener, Subscription)
+        }
         return ServerStatistics(
             connections=len(self._connections),
             connections_total=totals.connections,
+            connections_accepted=self._accepted,
+            connections_refused=self._refused,
+            endings=dict(self._endings),
+            handshakes=self._handshakes,
+            handshakes_failed=self._handshakes_failed,
+            handshakes_timed_out=self._handshakes_timed_out,
+            listeners=self._listeners,
+            listeners_at_limit=len(self._room),
+            listeners_out_of_resources=self._listeners_exhausted,
+            times_at_limit=self._times_at_limit,
+            times_out_of_resources=self._times_exhausted,
             messages_received=totals.messages_received,
             messages_sent=totals.messages_sent,
             bytes_received=totals.bytes_received,
             bytes_sent=totals.bytes_sent,
+            chunks_received=totals.chunks_received,
+            flushes=totals.flushes,
+            bytes_queued=queued,
+            most_bytes_queued=totals.most_bytes_queued,
+            bytes_undecoded=undecoded,
+            senders_waiting=senders,
             broadcasts_skipped=self._broadcasts_skipped,
+            subscriptions=len(subscriptions),
+            events_waiting=sum(subscription.waiting for subscription in subscriptions),
+            events_dropped=sum(emitter._dropped for emitter in self._emitters),
         )
 
     # -- within
@@ -480,10 +579,29 @@ class Server(Generic[SendT, ReceiveT]):
                 with run.accepting:
                     async with trio.open_nursery() as acceptors:
                         for listener in listeners:
+                            self._listeners += 1
                             acceptors.start_soon(
-                                self._accept, run, listener, connections, ssl_context
+                                self._listen,
+                                run,
+                                listener,
+                                connections,
+                                ssl_context,
+                                name=f"acceptor ({_listener_in_words(listener)})",
                             )
                         task_status.started(listeners)
+
+    async def _listen(
+        self,
+        run: _Run,
+        listener: trio.abc.Listener[Any],
+        connections: trio.Nursery,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        """A listener's task. ``_listeners`` counts it already."""
+        try:
+            await self._accept(run, listener, connections, ssl_context)
+        finally:
+            self._listeners -= 1
 
     async def _accept(
         self,
@@ -492,57 +610,86 @@ class Server(Generic[SendT, ReceiveT]):
         connections: trio.Nursery,
         ssl_context: ssl.SSLContext | None,
     ) -> None:
-        exhausted = False
-        calm_at = -math.inf
+        calm_at = math.inf  # when it will be long enough that accept() has not failed, if it has
         while True:
             await self._wait_for_room()
+            stream: trio.abc.Stream | None = None
             try:
-                stream = await listener.accept()
+                with trio.move_on_at(calm_at):
+                    stream = await listener.accept()
             except trio.ClosedResourceError:
                 return  # closed by its owner: nothing more will come
             except OSError as error:
                 if error.errno not in _OUT_OF_RESOURCES:
                     raise
-                now = trio.current_time()
-                if not exhausted or now >= calm_at:
-                    exhausted = True
-                    _logger.error("accepting no connections for now: %s", error)
-                calm_at = now + _ACCEPT_CALM
-                await trio.sleep(_ACCEPT_PAUSE)
+                if calm_at == math.inf:
+                    self._times_exhausted += 1
+                    extra = fields("accept_paused", error, listener=_listener_in_words(listener))
+                    _logger.error("accepting no connections for now: %s", error, extra=extra)
+                calm_at = trio.current_time() + _ACCEPT_CALM
+                self._listeners_exhausted += 1
+                try:
+                    await trio.sleep(_ACCEPT_PAUSE)
+                finally:
+                    self._listeners_exhausted -= 1
                 continue
-            if exhausted and trio.current_time() >= calm_at:
-                exhausted = False
-                _logger.info("accepting connections again")
+            if trio.current_time() >= calm_at:
+                calm_at = math.inf
+                extra = fields("accept_resumed", listener=_listener_in_words(listener))
+                _logger.info("accepting connections again", extra=extra)
+            if stream is None:
+                continue
+            self._accepted += 1
+            number, address = next(numbers), address_of(stream)
             try:
                 # Another listener's connection may have taken the place meanwhile.
                 await self._wait_for_room()
             except trio.Cancelled:
+                self._refused += 1
                 with trio.CancelScope(shield=True):
                     await trio.aclose_forcefully(stream)
                 raise
             self._serving += 1
-            connections.start_soon(self._serve_connection, run, stream, ssl_context)
+            connections.start_soon(
+                self._serve_connection,
+                run,
+                stream,
+                ssl_context,
+                number,
+                address,
+                name=_task_name(number, address),
+            )
 
     async def _wait_for_room(self) -> None:
-        if self.max_connections is not None:
+        if self.max_connections is not None and self._serving >= self.max_connections:
+            self._times_at_limit += 1
             while self._serving >= self.max_connections:
                 await self._room.park()
 
     async def _serve_connection(
-        self, run: _Run, stream: trio.abc.Stream, ssl_context: ssl.SSLContext | None
+        self,
+        run: _Run,
+        stream: trio.abc.Stream,
+        ssl_context: ssl.SSLContext | None,
+        number: int,
+        address: Any,
     ) -> None:
         """One connection's task. ``_serving`` counts it already."""
+        connection: Connection[SendT, ReceiveT] | None = None
         try:
             if ssl_context is not None:
-                secure = await self._secure(stream, ssl_context)
+                secure = await self._secure(stream, ssl_context, number, address)
                 if secure is None:
                     return
                 stream = secure
             try:
-                connection = Connection(stream, self.codec, self.limits, self)
-            except Exception:
+                known = number, address
+                connection = Connection(stream, self.codec, self.limits, self, known)
+            except Exception as error:
                 # The codec's own code, or a system limit: not a reason to end the server.
-                _logger.exception("no connection with %r", address_of(stream))
+                remote = address_in_words(address)
+                extra = fields("connection_refused", error, connection=number, remote=remote)
+                _logger.exception("no connection %d with %r", number, address, extra=extra)
                 await trio.aclose_forcefully(stream)
                 return
             self._connections.add(connection)
@@ -551,31 +698,41 @@ class Server(Generic[SendT, ReceiveT]):
             finally:
                 self._connections.remove(connection)
                 self._ended.add(connection)
+                self._endings[connection._ending()] += 1
                 await self._tell_of_end(connection)
         finally:
+            if connection is None:
+                self._refused += 1
             self._serving -= 1
             # All of them: the first in the row may have no one to accept, and another listener may.
             self._room.unpark_all()
 
     async def _secure(
-        self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext
+        self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext, number: int, address: Any
     ) -> trio.abc.Stream | None:
         """Do the TLS handshake; None if it failed, which is logged."""
-        address = address_of(stream)  # now, because a connection that was reset has none
         secure = wrap_tls(stream, ssl_context, server_side=True)
+        self._handshakes += 1
         try:
             await handshake(secure, self.limits)
         except Exception as error:
+            self._handshakes_failed += 1
+            self._handshakes_timed_out += isinstance(error, HandshakeTimeoutError)
             # A BrokenResourceError, or else a bug of the stream's, which is to be seen.
             traceback = None if isinstance(error, trio.BrokenResourceError) else error
-            said = in_words(error, _ERROR_SHOWN)
-            _logger.warning("no connection with %r: %s", address, said, exc_info=traceback)
+            remote = address_in_words(address)
+            extra = fields("handshake_failed", error, connection=number, remote=remote)
+            words = "no connection %d with %r: %s"
+            said = number, address, in_words(error, ERROR_SHOWN)
+            _logger.warning(words, *said, exc_info=traceback, extra=extra)
             await trio.aclose_forcefully(secure)
             return None
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(secure)
             raise
+        finally:
+            self._handshakes -= 1
         return secure
 
     async def _handle(self, run: _Run, connection: Connection[SendT, ReceiveT]) -> None:
@@ -626,15 +783,20 @@ class Server(Generic[SendT, ReceiveT]):
             with trio.move_on_after(patience, shield=True):
                 await _deliver_and_log(event, listeners)
             if listeners:
-                _logger.error("%d listeners did not take %r in time", len(listeners), event)
+                extra = event.connection._log_fields("event_not_taken", listeners=len(listeners))
+                words = "%d listeners did not take %r in time"
+                _logger.error(words, len(listeners), event, extra=extra)
 
 
-async def _deliver_and_log(event: Any, listeners: deque[Any]) -> None:
+async def _deliver_and_log(
+    event: ClientConnected | ClientDisconnected, listeners: deque[Any]
+) -> None:
     while listeners:
         try:
             await deliver(event, listeners)
-        except Exception:
-            _logger.exception("a hook failed at %r", event)
+        except Exception as error:
+            extra = event.connection._log_fields("hook_failed", error)
+            _logger.exception("a hook failed at %r", event, extra=extra)
 
 
 def _judge(
@@ -665,10 +827,15 @@ def _judge(
         connection._conclude(leaves[0])
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
         level = logging.WARNING if isinstance(leaves[0], BytetalkError) else logging.INFO
-        _logger.log(level, "%r ends: %s", connection, in_words(leaves[0], _ERROR_SHOWN))
+        ending = connection._ending().value
+        extra = connection._log_fields("connection_ended", leaves[0], ending=ending)
+        words = in_words(leaves[0], ERROR_SHOWN)
+        _logger.log(level, "%r ends: %s", connection, words, extra=extra)
     else:
-        connection._conclude(ours)
-        _logger.error("the handler or a hook of %r failed", connection, exc_info=ours)
+        connection._conclude(ours, failed=True)
+        extra = connection._log_fields("handler_failed", ours, ending=Ending.FAILED.value)
+        words = "the handler or a hook of %r failed"
+        _logger.error(words, connection, exc_info=ours, extra=extra)
     return rest
 
 
@@ -685,6 +852,20 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
+
+
+def _task_name(number: int, address: Any) -> str:
+    if type(address) is tuple and len(address) == 2:  # IPv4, at a third of the cost
+        return f"connection {number} ({address[0]}:{address[1]})"
+    remote = address_in_words(address)
+    return f"connection {number} ({remote})" if remote else f"connection {number}"
+
+
+def _listener_in_words(listener: trio.abc.Listener[Any]) -> str:
+    if isinstance(listener, trio.SocketListener):
+        with contextlib.suppress(OSError):  # its owner may have closed it
+            return address_in_words(listener.socket.getsockname()) or "unnamed"
+    return type(listener).__name__
 
 
 def _check_server_context(ssl_context: ssl.SSLContext | None) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -25,9 +24,10 @@ from ._epoll import EPOLL_AVAILABLE, Readiness, register
 from ._errors import BytetalkError
 from ._flusher import flush_soon
 from ._limits import Limits
+from ._log import fields, get_logger
 from ._timer import Timer
 
-_logger = logging.getLogger("trio_bytetalk.transport")
+_logger = get_logger("transport")
 
 # How much is read at once. From 128 KiB on, a C library may give fresh pages for every read, and to
 # have those zeroed costs more than to read again.
@@ -146,9 +146,7 @@ class _Worker:
                     if not self._stopped:
                         await trio.lowlevel.wait_task_rescheduled(_can_be_aborted)
         finally:
-            self.busy = False
-            self._stopped = True
-            self._task = None
+            self._stopped = True  # the run is over, if it was not told so
 
 
 @attrs.define(eq=False)
@@ -173,14 +171,25 @@ class Transport(ABC):
     stream: trio.abc.Stream
     limits: Limits
 
+    number: int = attrs.field(default=0, init=False)
+    """The connection's, for the names of tasks and for logs."""
+
     has_more: bool = attrs.field(default=False, init=False)
     """Whether `take` had so much that it will have more, probably."""
 
     bytes_received: int = attrs.field(default=0, init=False)
     bytes_written: int = attrs.field(default=0, init=False)
 
+    chunks: int = attrs.field(default=0, init=False)
+    """In how many pieces the received bytes were taken."""
+
+    flushes: int = attrs.field(default=0, init=False)
+    """How often the operating system, or the stream, was offered bytes to be written."""
+
     queued: int = attrs.field(default=0, init=False)
     """How many bytes are queued that the operating system has not taken."""
+
+    _most_queued: int = attrs.field(default=0, init=False)  # before something was taken
 
     clear: bool = attrs.field(default=True, init=False)
     """Whether `write` may be called right away; `put` does what is needed if not."""
@@ -370,6 +379,25 @@ class Transport(ABC):
             self._progressed()
 
     @property
+    def most_queued(self) -> int:
+        """The largest value that `queued` has had."""
+        return max(self._most_queued, self.queued)
+
+    @property
+    def senders_waiting(self) -> int:
+        """How many tasks wait for room in the queue."""
+        return len(self._senders)
+
+    def count_on(self, before: Transport) -> None:
+        """Go on with the numbers of the transport that had the stream before."""
+        self.number = before.number
+        self.bytes_received = before.bytes_received
+        self.bytes_written = before.bytes_written
+        self.chunks = before.chunks
+        self.flushes = before.flushes
+        self._most_queued = before.most_queued
+
+    @property
     def in_announcement(self) -> bool:
         """Whether the current task is announcing a frame: it must not wait for that to be done."""
         return self._announcer is not None and self._announcer.is_current
@@ -457,6 +485,7 @@ class Transport(ABC):
         self._update_clear()
 
     def _count_write(self) -> None:
+        self.flushes += 1
         self._writes_left -= 1
         if self._writes_left <= 0:
             self.clear = False
@@ -464,6 +493,8 @@ class Transport(ABC):
     def _taken(self, count: int) -> None:
         """The operating system has taken ``count`` bytes off the queue."""
         self.bytes_written += count
+        if self.queued > self._most_queued:
+            self._most_queued = self.queued
         self.queued -= count
         queue = self._queue
         if not self.queued:
@@ -502,7 +533,7 @@ class Transport(ABC):
 
     def _start_pump(self) -> None:
         if self._pump is None:
-            self._pump = _Worker("pump", self._write_all)
+            self._pump = _Worker(f"pump of connection {self.number}", self._write_all)
         self._pump.start()
 
     async def _write_all(self) -> None:
@@ -513,7 +544,8 @@ class Transport(ABC):
     def _start_announcer(self) -> None:
         if self._announcements[0][0] <= self.bytes_written:
             if self._announcer is None:
-                self._announcer = _Worker("announcer", self._announce_due)
+                name = f"announcer of connection {self.number}"
+                self._announcer = _Worker(name, self._announce_due)
             self._announcer.start()
 
     async def _announce_due(self) -> None:
@@ -539,7 +571,8 @@ class Transport(ABC):
             self.fail(trio.ClosedResourceError(str(error)))
         except Exception as error:
             # A bug of the stream's must not end the whole run, as it would from a system task.
-            _logger.exception("%r failed", self.stream)
+            extra = fields("stream_failed", error, connection=self.number)
+            _logger.exception("%r of connection %d failed", self.stream, self.number, extra=extra)
             self.fail(broken(error))
         finally:
             timer.stop()
@@ -583,6 +616,7 @@ class StreamTransport(Transport):
         data, self._received = self._received, None
         if data:
             self.bytes_received += len(data)
+            self.chunks += 1
         return data
 
     async def take_rest(
@@ -615,18 +649,17 @@ class StreamTransport(Transport):
         healthy = self.error is None
         self._end()
         try:
-            try:
-                if healthy and isinstance(self.stream, trio.SSLStream):
-                    await _prepare_closing(self.stream)
-            finally:
+            if healthy:
+                await _close(self.stream)
+            else:
                 await self.stream.aclose()
         except trio.BrokenResourceError:
             pass
-        except Exception:
+        except Exception as error:
             # The stream's bug; but who closes a connection must be able to rely on that.
-            _logger.exception("%r could not be closed", self.stream)
-        finally:
-            self.interrupt()
+            what, number = self.stream, self.number
+            extra = fields("closing_failed", error, connection=number)
+            _logger.exception("%r of connection %d could not be closed", what, number, extra=extra)
 
     async def _write_and_wait(self) -> None:
         data = self._queue[0]
@@ -634,27 +667,39 @@ class StreamTransport(Transport):
             data = b"".join(self._queue)
             self._queue = [data]
         data = data[:_SEND_SIZE]
+        self.flushes += 1
         await self.stream.send_all(data)
         if self.error is None:  # or the queue was cleared meanwhile
             self._taken(len(data))
 
 
-async def _prepare_closing(stream: trio.SSLStream[Any]) -> None:
-    """Have TLS's closing word sent, and received, although the peer may still be sending.
+async def _close(stream: trio.abc.Stream) -> None:
+    """Close a stream, although the peer may still be sending, with what was sent arriving whole."""
+    if isinstance(stream, trio.SSLStream):
+        await _close_tls(stream)
+    elif isinstance(stream, trio.SocketStream):
+        await _close_socket(stream)
+    else:
+        await stream.aclose()
 
-    TLS cannot say it while it holds messages that nobody has taken, and none of it arrives if the
-    socket under it is closed with unread data.
-    """
-    if type(stream.transport_stream) is not trio.SocketStream:
-        return
-    with contextlib.suppress(trio.NeedHandshakeError):
-        stream.version()  # without a handshake there is nothing to be said or lost
-        stream.transport_stream = _LastWords(stream.transport_stream)
-        with contextlib.suppress(
-            _NothingMoreError, trio.BrokenResourceError, trio.BusyResourceError
-        ):
-            while await stream.receive_some():
-                pass
+
+async def _close_tls(stream: trio.SSLStream[Any]) -> None:
+    """`_close` for TLS, which cannot say its closing word while it holds what nobody has taken."""
+    under = stream.transport_stream
+    try:
+        with contextlib.suppress(trio.NeedHandshakeError):
+            stream.version()  # without a handshake there is nothing to be said or lost
+            stream.transport_stream = _LastWords(under)
+            with contextlib.suppress(
+                _NothingMoreError, trio.BrokenResourceError, trio.BusyResourceError
+            ):
+                while await stream.receive_some():
+                    pass
+    finally:
+        try:
+            await stream.aclose()
+        finally:
+            stream.transport_stream = under
 
 
 class _NothingMoreError(Exception):
@@ -665,24 +710,28 @@ class _NothingMoreError(Exception):
 class _LastWords:
     """What a TLS stream has under it while it is closed: it may send, but hears no more."""
 
-    socket: trio.SocketStream
+    stream: trio.abc.Stream
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.socket.send_all(data)
+        await self.stream.send_all(data)
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
         raise _NothingMoreError
 
     async def aclose(self) -> None:
-        """Close the socket, as `SocketTransport` closes its own."""
-        try:
-            with contextlib.suppress(trio.BrokenResourceError):
-                if self.socket.socket.is_readable():
-                    await self.socket.send_eof()
-                    while await self.socket.receive_some():
-                        pass
-        finally:
-            await self.socket.aclose()
+        await _close(self.stream)
+
+
+async def _close_socket(stream: trio.SocketStream) -> None:
+    """`_close` for a socket, whose `SocketTransport` does it in the same way and says why."""
+    try:
+        with contextlib.suppress(trio.BrokenResourceError):
+            if stream.socket.is_readable():
+                await stream.send_eof()
+                while await stream.receive_some():
+                    pass
+    finally:
+        await stream.aclose()
 
 
 @attrs.define(eq=False)
@@ -733,6 +782,8 @@ class SocketTransport(Transport):
             raise broken(error) from error
         count = len(data)
         self.bytes_received += count
+        if count:
+            self.chunks += 1
         if count == _READ_SIZE:
             self.has_more = True
         elif not self._readiness.hung_up:
@@ -835,6 +886,7 @@ class SocketTransport(Transport):
             await self._readiness.wait_writable()
         else:
             await trio.lowlevel.checkpoint()
+        self.flushes += 1
         self._write()
 
     def local_address(self) -> Any:

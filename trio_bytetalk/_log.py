@@ -1,0 +1,85 @@
+"""The loggers of all floors, in whose records nobody else can write lines of their own.
+
+What a record says in words, it has in fields, too, for formatters that write JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ._errors import in_words, one_line
+
+# How many characters of an error a record has: more than any of this package's, unless the peer
+# sent what is mostly unprintable.
+ERROR_SHOWN: Final = 1000
+
+# As many as a Unix socket's path has, at the most.
+_ADDRESS_SHOWN: Final = 108
+
+_MARGIN = "  | "
+
+
+def get_logger(floor: str) -> logging.Logger:
+    """The logger ``trio_bytetalk.FLOOR``."""
+    logger = logging.getLogger(f"trio_bytetalk.{floor}")
+    logger.addFilter(_guard)
+    return logger
+
+
+def fields(event: str, error: BaseException | None = None, **others: Any) -> dict[str, Any]:
+    """What a record has in fields: values that JSON has, under names that are nobody else's."""
+    found = {"event": event, **others}
+    if error is not None:
+        found["error"] = type(error).__name__
+        found["reason"] = in_words(error, ERROR_SHOWN)
+    return {f"bytetalk_{name}": value for name, value in found.items()}
+
+
+def address_in_words(address: Any) -> str | None:
+    """A socket's address as one writes it, on one line; None if there is none."""
+    if not address:  # an unnamed Unix socket's is empty
+        return None
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, bytes):  # Linux's abstract names begin with a zero byte
+        address = "@" + address[1:].decode(errors="backslashreplace")
+    return one_line(str(address), _ADDRESS_SHOWN)
+
+
+def _guard(record: logging.LogRecord) -> bool:
+    """Give a traceback a margin if there are words in it that are more than a line.
+
+    They may be a peer's, quoted by whoever raised the exception. `logging.Formatter` shows the
+    text that it finds here; the exception itself stays in the record as it is.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and not all(text.isprintable() for text in _words(error)):
+        lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+        record.exc_text = "\n".join(_MARGIN + _printable(line) for line in lines)
+    return True
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else repr(line)[1:-1]
+
+
+def _words(error: BaseException) -> Iterator[str]:
+    """What a traceback says of ``error`` and of all that led to it, apart from code."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        with contextlib.suppress(Exception):  # the traceback says that it failed, and no more
+            yield str(one)
+            yield from map(str, getattr(one, "__notes__", ()))
+        left += one.__cause__, one.__context__
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
