@@ -103,7 +103,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, formatting and types; and that the installed wheel is typed completely."""
+    """Style, formatting and types; and that the installed wheel is typed, and has its program."""
     install(session, ".[lint,test]")
     session.run("python", "-m", "ruff", "check", ".")
     session.run("python", "-m", "ruff", "format", "--check", ".")
@@ -115,6 +115,7 @@ def lint(session: nox.Session) -> None:
             *("python", "-m", "pyright", "--pythonpath", str(environment / "bin" / "python")),
             *("--verifytypes", "trio_bytetalk", "--ignoreexternal"),
         )
+        session.run("bytetalk", "--version")
 
 
 @nox.session

@@ -68,6 +68,7 @@ async def echo(connection: Connection[Any, Any]) -> None:
 def test_addresses(text: str, address: Address) -> None:
     assert parse_address(text) == address
     assert parse_address(str(address)) == address
+    assert (address.path is None) or (address.host, address.port) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,7 @@ def test_what_is_no_address_and_what_it_may_have_been(text: str, what_to_do: str
     [
         (":65536", "a port is 0 to 65535, not 65536"),
         ("localhost:100000", "a port is 0 to 65535, not 100000"),
+        ("localhost:000080", "a port is 0 to 65535, not 000080"),
         ("[localhost]:5555", "in brackets stands an IPv6 address, not 'localhost'"),
         ("[127.0.0.1]:5555", "in brackets stands an IPv6 address, not '127.0.0.1'"),
         ("[]:5555", "in brackets stands an IPv6 address, not ''"),
@@ -149,6 +151,7 @@ def test_any_text_is_an_address_or_refused_on_one_line(text: str) -> None:
         ("/run/socket", "unix:/run/socket"),
         ("/run/\x1b[2J\n", r"unix:/run/\x1b[2J\n"),
         (b"\0name\xff", r"unix:@name\udcff"),
+        (b"\0a\0b", r"unix:@a\x00b"),
         ("", "unix"),
         (b"", "unix"),
         (None, "unix"),

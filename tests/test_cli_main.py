@@ -83,7 +83,7 @@ def test_help_fits_a_terminal_and_is_not_cut_off(command: list[str]) -> None:
 def test_the_commands_that_the_help_shows_exist() -> None:
     shown = re.findall(r"^ +bytetalk (\w+)", invoke("--help").output, re.MULTILINE)
     assert shown
-    assert set(shown) - {"serve"} <= {*COMMANDS, "codecs"}
+    assert set(shown) <= {*COMMANDS, "codecs"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import click
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_FILE = click.Path(exists=True, dir_okay=False, readable=True)
+_FILE = click.Path(exists=True, dir_okay=False)
 
 
 def server_tls_options(function: _F) -> _F:
