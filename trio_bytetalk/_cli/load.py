@@ -276,7 +276,7 @@ class Load:
         self._phase_began = trio.current_time()
 
     def _traffic(self) -> _Traffic:
-        numbers = [link.connection._statistics() for link in self._links]
+        numbers = [link.connection.statistics() for link in self._links]
         return _Traffic(
             trio.current_time(),
             self.cpu_time(),
