@@ -575,9 +575,9 @@ async def test_a_handshake_that_fails_or_is_cancelled_closes_the_stream(
 
 @attrs.define(eq=False)
 class Crowded(trio.abc.Listener[trio.SocketStream]):
-    """What can be accepted, or what goes wrong; then nothing more."""
+    """What can be accepted, what goes wrong, or for how long nothing happens; then nothing more."""
 
-    outcomes: list[trio.SocketStream | OSError]
+    outcomes: list[trio.SocketStream | OSError | float]
     times: list[float] = attrs.field(factory=list)
 
     async def accept(self) -> trio.SocketStream:
@@ -585,6 +585,9 @@ class Crowded(trio.abc.Listener[trio.SocketStream]):
         if not self.outcomes:
             await trio.sleep_forever()
         outcome = self.outcomes.pop(0)
+        if isinstance(outcome, float):
+            await trio.sleep(outcome)
+            return await self.accept()
         if isinstance(outcome, OSError):
             raise outcome
         return outcome
@@ -599,16 +602,16 @@ async def test_out_of_descriptors_it_waits_and_complains_once(
 ) -> None:
     stream, other = tcp()
     full = OSError(number, "full")
-    listener = Crowded([full, full, full, stream, full])
+    listener = Crowded([full, full, full, stream, full, 0.8, full, 1.0, full])
     taken: list[trio.SocketStream] = []
     complaints: list[OSError] = []
     with trio.move_on_after(10):
         await accept_from(listener, taken.append, complaints.append)
     assert taken == [stream]
-    assert complaints == [full, full]  # once before the connection, once after it
+    assert complaints == [full, full]  # one for each time that it is over for a while
     assert [round(time - listener.times[0], 3) for time in listener.times] == [
-        *(0, 0.1, 0.2, 0.3),
-        *(0.3, 0.4),
+        *(0, 0.1, 0.2, 0.3, 0.3),
+        *(0.4, 1.2, 1.3, 2.3, 2.4),
     ]
     await stream.aclose()
     await other.aclose()

@@ -196,6 +196,25 @@ async def test_a_connection_that_is_cancelled_before_it_has_a_target_is_closed()
     assert await user.receive_some() == b""
 
 
+@attrs.frozen
+class Mistaken(Codec[bytes, bytes]):
+    """A codec that has no reader."""
+
+    def reader(self) -> Any:
+        raise NotImplementedError
+
+    def writer(self) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_codec_without_readers_is_a_mistake_that_is_seen() -> None:
+    sniffed = Sniffed.of(LengthPrefixed(), Mistaken())
+    user, client = memory()
+    with pytest.raises(NotImplementedError):
+        await sniffed.sniffer.converse(client, "user")
+    assert await user.receive_some() == b""
+
+
 async def test_a_broken_connection_says_who_left() -> None:
     sniffed = Sniffed.of(LengthPrefixed(), LengthPrefixed())
     user, client = tcp()
@@ -239,18 +258,18 @@ async def test_an_output_that_takes_nothing_holds_up_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(printer_module, "_MOST_LINES", 3)
-    sniffed = Sniffed.of(LengthPrefixed(), LengthPrefixed())
-    data = frame(b"hello") * 10
+    sniffed = Sniffed.of(LengthPrefixed().text(), LengthPrefixed())
+    data = frame(b"hello") * 10 + frame(b"\xff") + b"\xff" * 10
     async with sniffed.conversation() as (user, server):
-        await user.send_all(data + b"\xff" * 10)  # the printer has not even begun
-        assert await server.receive_some() == data + b"\xff" * 10
+        await user.send_all(data)  # the printer has not even begun
+        assert await server.receive_some() == data
         await trio.testing.wait_all_tasks_blocked()
     lines = await sniffed.lines()
-    assert lines[1:4] == ["   #1 →       9  hello"] * 2 + ["(8 not shown)"]
-    assert "not decodable from byte 90 on" in lines[4]  # what is told only once is told
-    assert lines[-1].endswith("→ 10 messages, 100 bytes; ← 0 messages, 0 bytes")
+    assert lines[1:4] == ["   #1 →       9  hello"] * 2 + ["(9 not shown)"]
+    assert "not decodable from byte 95 on" in lines[4]  # what is told only once is told
+    assert lines[-1].endswith("→ 10 messages, 105 bytes; ← 0 messages, 0 bytes")
     assert sniffed.sniffer.summary() == (
-        "1 connection: → 10 messages, 100 bytes; ← 0 messages, 0 bytes; 8 lines not shown"
+        "1 connection: → 10 messages, 105 bytes; ← 0 messages, 0 bytes; 9 lines not shown"
     )
 
 
@@ -426,6 +445,7 @@ def test_a_port_in_use_is_one_line() -> None:
         ("localhost:1", "localhost:2", "--reply-codec", "nothing"),
         ("localhost:1", "localhost:2", "--tls-key", __file__),
         ("localhost:1", "localhost:2", "--max-shown", "-1"),
+        ("localhost:1", "localhost:1"),
     ],
 )
 def test_a_wrong_command_line(arguments: tuple[str, ...]) -> None:

@@ -194,6 +194,22 @@ def test_a_reader_is_not_asked_before_there_is_what_it_wants() -> None:
     assert len(list(tap.feed(b"x"))) == 1
 
 
+def test_a_reader_that_does_not_say_what_it_wants_is_asked_each_time() -> None:
+    sizes = [100, 1]
+
+    def decode(buffer: ReceiveBuffer) -> Any:
+        if sizes[0] == 100 or len(buffer) > 1:
+            message = buffer.take(sizes[0])
+            if message is not None:
+                sizes.reverse()
+                return message
+        return NEED_DATA
+
+    tap = Tap(Own(decode), PLENTY)
+    pieces = [b"x", b"x" * 99, b"x", b"x"]
+    assert [len(list(tap.feed(piece))) for piece in pieces] == [0, 1, 0, 1]
+
+
 def test_what_is_decoded_is_let_go_of() -> None:
     tap = Tap(LengthPrefixed(), PLENTY)
     message, start = frame(bytes(5000)), frame(b"hi")[:5]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bytetalk._cli.tap import Kind, Message, Problem
-from trio_bytetalk._cli.transcript import REPLIES, REQUESTS, JsonLines, Readable
+from trio_bytetalk import Codec, LengthPrefixed, Lines, Structs
+from trio_bytetalk._cli.tap import Kind, Message, Problem, Tap
+from trio_bytetalk._cli.transcript import REPLIES, REQUESTS, JsonLines, Readable, Transcript
 
 # 1970-01-01, at a time of day that only the zone decides; 250 ms after it.
 NOW = 5.25
@@ -173,6 +174,45 @@ def test_colours() -> None:
         assert "\x1b" not in without
         assert click.unstyle(with_colours) == without
     assert lines[0][0].startswith("\x1b[36m00:00:05.250    #7 →\x1b[0m")
+
+
+CODECS: list[Codec[Any, Any]] = [
+    LengthPrefixed(1),
+    Lines(),
+    Lines().json(),
+    LengthPrefixed(1).json(),
+    LengthPrefixed(1).msgpack(),
+    Structs("<fdB2s"),
+]
+
+
+@given(st.sampled_from(CODECS), st.binary(max_size=100), st.integers(0, 20))
+def test_nothing_that_a_peer_sends_reaches_the_terminal_as_it_is(
+    codec: Codec[Any, Any], data: bytes, most: int
+) -> None:
+    tap = Tap(codec, 50)
+    for each in [*tap.feed(data), *tap.end()]:
+        for transcript in (Readable(most), Readable(most, hex=True), JsonLines()):
+            if isinstance(each, Message):
+                lines = transcript.message(NOW, 7, REQUESTS, each)
+            else:
+                lines = transcript.problem(NOW, 7, REQUESTS, each)
+            assert all(line.isprintable() for line in lines.split("\n"))
+            if isinstance(transcript, JsonLines):
+                parsed(lines)
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * 5000, "1e999", "-0.0", "[" * 900 + "]" * 900, r'"\ud800"'], ids=len
+)
+@pytest.mark.parametrize("transcript", [Readable(10**6), JsonLines()])
+def test_numbers_and_depths_at_the_edge(transcript: Transcript, text: str) -> None:
+    for each in Tap(Lines().json(), 10**6).feed(f"{text}\n".encode()):
+        if isinstance(each, Message):
+            line = transcript.message(NOW, 7, REQUESTS, each)
+        else:
+            line = transcript.problem(NOW, 7, REQUESTS, each)
+        assert all(line.isprintable() for line in line.split("\n"))
 
 
 # -- for scripts

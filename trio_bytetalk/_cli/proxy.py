@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import socket
 import ssl
@@ -43,6 +44,10 @@ _CLOSING: Final = 5.0
 # trio.serve_listeners has it.
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_PAUSE: Final = 0.1
+
+# After so many seconds without such an error, another one is news. In between, a connection may get
+# the last descriptor, and fail for want of one for the target.
+_ACCEPT_CALM: Final = 1.0
 
 # To linger for no time: closing discards what is queued and resets (socket(7)).
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
@@ -115,21 +120,20 @@ async def accept_from(
 ) -> NoReturn:
     """Give each connection to ``take``. Without descriptors for more, wait until there are some.
 
-    That is complained of once, until there has been a connection again.
+    That is complained of once, until it has not happened for a second.
     """
-    exhausted = False
+    calm_at = -math.inf
     while True:
         try:
             stream = await listener.accept()
         except OSError as error:
             if error.errno not in _OUT_OF_RESOURCES:
                 raise
-            if not exhausted:
-                exhausted = True
+            if trio.current_time() >= calm_at:
                 complain(error)
+            calm_at = trio.current_time() + _ACCEPT_CALM
             await trio.sleep(_ACCEPT_PAUSE)
         else:
-            exhausted = False
             take(stream)
 
 

@@ -20,7 +20,7 @@ from .addresses import ADDRESS, Address, name_of
 from .codecs import CODEC, codec_option
 from .printer import Printer, writing_to
 from .proxy import Stream, accept_from, connect, forward, listening, reset, secured
-from .tap import Problem, Tap
+from .tap import Kind, Message, Tap
 from .tls import client_tls, client_tls_options, server_context, server_tls_options
 from .transcript import REPLIES, REQUESTS, JsonLines, Readable, Transcript, Way
 
@@ -65,15 +65,18 @@ class _Direction:
             total.bytes += len(data)
         printer, transcript = self.sniffer.printer, self.sniffer.transcript
         for count, seen in enumerate(self.tap.feed(data) if data else self.tap.end(), 1):
-            if isinstance(seen, Problem):
-                printer.put(transcript.problem(now, self.number, self.way, seen))
-            else:
+            if isinstance(seen, Message):
                 self.seen.messages += 1
                 self.total.messages += 1
-                if printer.has_room:
-                    printer.put(transcript.message(now, self.number, self.way, seen))
-                else:
-                    printer.drop()
+                is_last = False
+            else:
+                is_last = seen.kind is not Kind.INVALID
+            if not (printer.has_room or is_last):
+                printer.drop()
+            elif isinstance(seen, Message):
+                printer.put(transcript.message(now, self.number, self.way, seen))
+            else:
+                printer.put(transcript.problem(now, self.number, self.way, seen))
             if not count % _IN_A_ROW:
                 await trio.lowlevel.checkpoint()
 
@@ -119,6 +122,13 @@ class Sniffer:
         self._note(number, "opened", f"{name} connected", peer=name)
         began = trio.current_time()
         try:
+            requests, replies = (
+                _Direction(self, number, way, Tap(codec, self.most_undecoded), total)
+                for way, codec, total in (
+                    (REQUESTS, self.codec, self.requests),
+                    (REPLIES, self.reply_codec, self.replies),
+                )
+            )
             if self.ssl_context is not None:
                 client = await secured(client, self.ssl_context)
             target = await self.connect()
@@ -130,13 +140,6 @@ class Sniffer:
         except BaseException:
             await reset(client)
             raise
-        requests, replies = (
-            _Direction(self, number, way, Tap(codec, self.most_undecoded), total)
-            for way, codec, total in (
-                (REQUESTS, self.codec, self.requests),
-                (REPLIES, self.reply_codec, self.replies),
-            )
-        )
         broken = await forward(client, target, requests.see, replies.see)
         seconds = trio.current_time() - began
         self._note(
@@ -258,6 +261,8 @@ def command(
     of frames. --tls and its kin are for the connection to TARGET, --tls-cert and
     --tls-key for clients.
     """
+    if listen == target:
+        raise click.UsageError(f"LISTEN and TARGET are both {target}: it would connect to itself")
     context = server_context(tls_cert, tls_key)
     tls = client_tls(**tls_options)
 
