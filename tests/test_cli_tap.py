@@ -128,18 +128,25 @@ def test_an_end_within_a_message() -> None:
 
 def test_a_last_message_that_only_the_end_completes() -> None:
     class UntilTheEnd(Reader[bytes]):
+        has_ended = False
+
         def decode(self, buffer: ReceiveBuffer) -> Any:
             return NEED_DATA
 
         def decode_eof(self, buffer: ReceiveBuffer) -> Any:
-            return buffer.take(len(buffer)) if len(buffer) else NEED_DATA
+            if len(buffer):
+                return buffer.take(len(buffer))
+            if not self.has_ended:
+                self.has_ended = True
+                return "the end"
+            return NEED_DATA
 
     class AllInOne(Own):
         def reader(self) -> Reader[Any]:
             return UntilTheEnd()
 
     seen = see_all(Tap(AllInOne(len), PLENTY), [b"ab", b"c"])
-    assert seen == [Message(0, b"abc", b"abc", False)]
+    assert seen == [Message(0, b"abc", b"abc", False), Message(3, b"", "the end", False)]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,7 @@ def test_a_reader_that_does_not_say_what_it_wants_is_asked_each_time() -> None:
 def test_what_is_decoded_is_let_go_of() -> None:
     tap = Tap(LengthPrefixed(), PLENTY)
     message, start = frame(bytes(5000)), frame(b"hi")[:5]
-    for piece in (message + start, b"i" + message):
+    for piece in (message + start, b"i" + message, b"\xff" * 5000):
         references = sys.getrefcount(piece)
         list(tap.feed(piece))
         assert sys.getrefcount(piece) == references
