@@ -156,7 +156,7 @@ class Conversation:
                     )
                     for command, meaning in _HELP:
                         await self._terminal.write(("", f"  {command:<14} {meaning}"))
-                case Quit():
+                case _:  # Quit
                     return
 
     async def _show_received(self, scope: trio.CancelScope) -> None:
