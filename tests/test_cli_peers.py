@@ -41,8 +41,7 @@ async def test_a_connection_is_logged_with_what_it_has_done(
     connected, disconnected = caplog.messages
     assert connected == f"{address} connected"
     assert disconnected.startswith(
-        f"{address} disconnected: the peer finished; 1 message and 9 B in, 1 message and 9 B out, "
-        "after "
+        f"{address} disconnected: the peer finished; in 1 message, 9 B; out 1 message, 9 B; "
     )
     assert peers.endings == {"the peer finished": 1}
 
@@ -64,7 +63,7 @@ async def test_ends_by_errors_are_counted_by_their_kind(
                 await connection.send(message)
                 await wait_all_tasks_blocked()
     assert peers.endings == {"ValueError": 2}
-    assert r"disconnected: \x1b[31mb'one'; 1 message and 7 B in" in caplog.text
+    assert r"disconnected: \x1b[31mb'one'; in 1 message, 7 B" in caplog.text
     assert "\x1b" not in "".join(
         message for message in caplog.messages if "disconnected" in message
     )
@@ -104,7 +103,9 @@ async def test_a_connection_that_no_hook_was_told_of_is_a_peer_too(
         nursery.cancel_scope.cancel()
     assert peers.endings == {"cancelled": 1}
     [message] = caplog.messages
-    assert message.startswith("unix#1 disconnected: cancelled; 0 messages and 0 B in")
+    assert message.startswith(
+        "unix#1 disconnected: cancelled; in 0 messages, 0 B; out 0 messages, 0 B; "
+    )
 
 
 def test_rates_are_differences_by_time() -> None:

@@ -24,6 +24,7 @@ import pytest
 import trio
 import trustme
 from click.testing import CliRunner, Result
+from pairs import lockstep
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_bytetalk import (
@@ -32,6 +33,7 @@ from trio_bytetalk import (
     Limits,
     Lines,
     Server,
+    open_connection,
     open_tcp_connection,
     open_unix_connection,
 )
@@ -41,7 +43,6 @@ from trio_bytetalk._cli.gauges import Gauges
 from trio_bytetalk._cli.main import program
 from trio_bytetalk._cli.peers import Peers
 from trio_bytetalk._cli.serve import Settings, report, serve
-from trio_bytetalk.testing import open_memory_connection
 
 HOST = "127.0.0.1"
 
@@ -252,17 +253,23 @@ async def test_what_goes_on_is_reported_if_anything_does(
     caplog.set_level(logging.INFO, "trio_bytetalk.serve")
     server = Server(echo)
     gauges = Gauges(server, Peers(server))
-    async with trio.open_nursery() as nursery, open_memory_connection(server) as connection:
+    ours, theirs = lockstep()
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(report, "", gauges)
+        nursery.start_soon(server.serve_stream, theirs)
+        connection = open_connection(ours)
         await trio.sleep(25)
-        caplog.clear()
         for _ in range(40):
             await connection.send(b"123456")
             await connection.receive()
-        await trio.sleep(30)
+        await trio.sleep(20)
+        await connection.send(b"123456")  # its reply is not read
+        await trio.sleep(20)
         nursery.cancel_scope.cancel()
     assert [message for message in caplog.messages if "messages/s" in message] == [
-        "1 open; in 4 messages/s, 40 B/s; out 4 messages/s, 40 B/s; unsent 0 B for 0 connections"
+        "1 open; in 4 messages/s, 40 B/s; out 4 messages/s, 40 B/s",
+        "1 open; in 0 messages/s, 1 B/s; out 0 messages/s, 0 B/s; unsent 10 B for 1",
+        "1 open; in 0 messages/s, 0 B/s; out 0 messages/s, 0 B/s; unsent 10 B for 1",
     ]
 
 

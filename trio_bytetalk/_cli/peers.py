@@ -90,7 +90,7 @@ class Peers:
         self.endings[kind] += 1
         numbers = connection.statistics()
         _logger.info(
-            "%s disconnected: %s; %s and %s in, %s and %s out, after %s",
+            "%s disconnected: %s; in %s, %s; out %s, %s; %s",
             peer.address,
             in_words(reason, _REASON_SHOWN),
             plural(numbers.messages_received, "message"),

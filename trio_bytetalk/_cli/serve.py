@@ -26,7 +26,7 @@ from .._signals import stop_on_signals
 from . import failures
 from .addresses import name_of
 from .codecs import DEFAULT, CodecType, parse_codec
-from .figures import plural, size
+from .figures import size
 from .gauges import Gauges
 from .live import Screen, is_ours, show
 from .logs import LatestRecords, logging_to, on_stderr
@@ -322,14 +322,16 @@ async def report(_title: str, gauges: Gauges) -> NoReturn:
         sample = await gauges.sample(0)
         if sample.total != before or sample.backlog.connections:
             before = sample.total
-            rate = sample.rate
+            rate, backlog = sample.rate, sample.backlog
+            unsent = ""
+            if backlog.connections:
+                unsent = f"; unsent {size(backlog.bytes)} for {backlog.connections:,}"
             _logger.info(
-                "%s open; in %.0f messages/s, %s/s; out %.0f messages/s, %s/s; unsent %s for %s",
-                sample.open,
+                "%s open; in %.0f messages/s, %s/s; out %.0f messages/s, %s/s%s",
+                f"{sample.open:,}",
                 rate.messages_in,
                 size(rate.bytes_in),
                 rate.messages_out,
                 size(rate.bytes_out),
-                size(sample.backlog.bytes),
-                plural(sample.backlog.connections, "connection"),
+                unsent,
             )
