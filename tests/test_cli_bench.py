@@ -220,6 +220,7 @@ def test_results_with_errors_have_another_exit_code(tmp_path: Path) -> None:
     assert "Error" not in result.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("warmup", "output", "error"),
     [
@@ -227,11 +228,13 @@ def test_results_with_errors_have_another_exit_code(tmp_path: Path) -> None:
         ("600", "", "Interrupted before anything was measured.\n"),
     ],
 )
-def test_ctrl_c(tmp_path: Path, warmup: str, output: str, error: str) -> None:
+def test_ctrl_c_and_sigterm(
+    tmp_path: Path, number: signal.Signals, warmup: str, output: str, error: str
+) -> None:
     async def interrupt(connection: Connection[Any, Any]) -> None:
         for _ in range(10):
             await connection.send(await connection.receive())
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         await echo(connection)
 
     with serving(Server(interrupt), tmp_path / "socket") as address:

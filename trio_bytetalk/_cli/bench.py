@@ -246,7 +246,7 @@ async def measure(plan: Plan, opener: Opener, title: str, console: Console) -> R
     Raises:
       OSError, trio.BrokenResourceError, BytetalkError: there is not even one connection.
 
-    Ctrl-C is `Load.interrupt`.
+    Ctrl-C is `Load.interrupt`, and so is SIGTERM, which would leave a terminal as it is drawn.
     """
     load = Load(plan, opener)
     before = sys.getswitchinterval()
@@ -259,7 +259,7 @@ async def measure(plan: Plan, opener: Opener, title: str, console: Console) -> R
 
 async def _measure(load: Load, title: str, console: Console) -> Result:
     async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             nursery.start_soon(_interrupt, load, signals)
             if console.is_terminal and not console.is_dumb_terminal:
                 nursery.start_soon(_draw, load, title, console)
