@@ -10,7 +10,7 @@ import trio
 from pairs import lockstep, memory
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_bytetalk import Connection, Server, open_connection
+from trio_bytetalk import Connection, Ending, Server, open_connection
 from trio_bytetalk._cli import gauges
 from trio_bytetalk._cli.gauges import HISTORY, Backlog, Gauges
 from trio_bytetalk._cli.peers import NO_TRAFFIC, Peers, Traffic
@@ -56,7 +56,7 @@ async def talk(connection: BytesConnection, count: int) -> None:
 
 async def test_a_server_that_has_just_begun(served: Served, mock_clock: MockClock) -> None:
     sample = await served.gauges.sample(10)
-    assert (sample.uptime, sample.open, sample.accepted) == (0, 0, 0)
+    assert (sample.uptime, sample.server.connections, sample.samples) == (0, 0, 0)
     assert sample.total == sample.rate == NO_TRAFFIC
     assert sample.history == ()
     assert sample.busiest == ()
@@ -80,7 +80,7 @@ async def test_rates_are_of_the_time_since_the_last_sample(
     assert first.rate == third.rate == NO_TRAFFIC
     assert third.history == (first.rate, second.rate, third.rate)
     assert third.samples == 3
-    assert (third.uptime, third.open, third.accepted) == (5, 2, 2)
+    assert (third.uptime, third.server.connections) == (5, 2)
     assert [one.rate for one in second.busiest] == [Traffic(2, 2, 20, 20), Traffic(0.5, 0.5, 5, 5)]
     assert [one.rate for one in third.busiest] == [NO_TRAFFIC, NO_TRAFFIC]
     assert [one.address for one in second.busiest] == ["unix#1", "unix#2"]
@@ -135,17 +135,31 @@ async def test_what_a_peer_calls_itself_is_seen(served: Served) -> None:
     assert (one.address, one.name) == ("unix#1", "ann")
 
 
-async def test_ends_are_counted_by_their_reasons(served: Served) -> None:
+async def test_who_has_gone_still_counts(served: Served) -> None:
     connection = await served.connect()
     await talk(connection, 3)
     await connection.aclose()
     await wait_all_tasks_blocked()
     sample = await served.gauges.sample(10)
-    assert (sample.open, sample.accepted) == (0, 1)
-    assert sample.endings == {"the peer finished": 1}
+    assert (sample.server.connections, sample.server.connections_accepted) == (0, 1)
+    assert sample.server.endings[Ending.END_OF_STREAM] == 1
     assert sample.total == Traffic(3, 3, 30, 30)
-    served.peers.endings["another"] += 1
-    assert sample.endings == {"the peer finished": 1}
+
+
+async def test_many_connections_are_looked_at_less_often(
+    served: Served, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauges, "_LOOKED_AT_A_SECOND", 1)
+    first, *_ = [await served.connect() for _ in range(3)]
+    seen = []
+    for _ in range(6):
+        await talk(first, 2)
+        sample = await served.gauges.sample(1)
+        seen.append((sample.rate.messages_in, sample.busiest[0].rate.messages_in))
+        mock_clock.jump(1)
+    # Every third time; and then it is the rate of all the time since.
+    assert seen == [(0, 0), (2, 0), (2, 2), (2, 2), (2, 2), (2, 2)]
+    await served.connect()
 
 
 async def test_a_sample_of_many_connections_holds_nobody_up(
@@ -167,7 +181,7 @@ async def test_a_sample_of_many_connections_holds_nobody_up(
         nursery.start_soon(count_turns)
         sample = await served.gauges.sample(10)
         nursery.cancel_scope.cancel()
-    assert sample.open == 50
+    assert sample.server.connections == 50
     assert turns >= 3  # of five, at either end of which it may not have had its own
 
 

@@ -22,7 +22,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from trio.testing import MockClock
 
-from trio_bytetalk import Connection, Server
+from trio_bytetalk import Connection, Ending, Server
 from trio_bytetalk._cli import live
 from trio_bytetalk._cli.gauges import Backlog, Busy, Gauges, Sample
 from trio_bytetalk._cli.live import Picture, Screen, is_ours, show
@@ -42,12 +42,13 @@ def busy(number: int, rate: Traffic = NO_TRAFFIC, queued: int = 0) -> Busy:
 
 
 def sample(**values: Any) -> Sample:
+    """Of a server that does nothing, but for ``values``, of the sample or of the server."""
+    numbers = attrs.asdict(Server().statistics())
+    of_server = {name: values.pop(name) for name in list(values) if name in numbers}
     idle: dict[str, Any] = {
         "now": 100.0,
         "uptime": 90.0,
-        "open": 0,
-        "accepted": 0,
-        "endings": {},
+        "server": attrs.evolve(Server().statistics(), **of_server),
         "total": NO_TRAFFIC,
         "rate": NO_TRAFFIC,
         "history": (),
@@ -68,9 +69,9 @@ def full(connections: int, latest: Sequence[Entry]) -> Picture:
     return Picture(
         TITLE,
         sample(
-            open=connections,
-            accepted=connections + 7,
-            endings={"the peer finished": 5, "MessageTooLargeError": 2},
+            connections=connections,
+            connections_accepted=connections + 7,
+            endings={Ending.CLOSED: 0, Ending.END_OF_STREAM: 2, Ending.PROTOCOL_ERROR: 5},
             total=Traffic(12_345_678_901, 1, 5e12, 1),
             rate=rate,
             history=(NO_TRAFFIC, rate) * 30,
@@ -121,7 +122,7 @@ def test_a_busy_server_at_80x24() -> None:
     assert drawn(full(5000, entries(100)), 80, 24) == [
         " echo on 127.0.0.1:5555, codec length:4                              up 0:01:30",
         " connections  5,000 open  5,007 accepted  7 ended",
-        " endings      5 the peer finished, 2 MessageTooLargeError",
+        " endings      5 protocol error, 2 end of stream",
         f" messages in  1,234,567/s {'█' * 30}  12,345,678,901 in all",
         f" messages out    65,432/s {'█' * 30}  1 in all",
         f" bytes in       98.8 MB/s {'█' * 30}  5.00 TB in all",
@@ -196,12 +197,12 @@ def test_wide_characters_have_their_room() -> None:
     latest = [Entry("12:00:00", logging.INFO, "日本語" * 40)]
     peers = (Busy("127.0.0.1:1", "日本語" * 10, 0),)
     for width in (79, 80, 200):
-        drawn(Picture(TITLE, sample(open=1, busiest=peers), latest), width, 24)
+        drawn(Picture(TITLE, sample(connections=1, busiest=peers), latest), width, 24)
 
 
 def test_a_name_stands_before_its_address() -> None:
     peers = (Busy("127.0.0.1:40001", "ann", 0),)
-    lines = drawn(Picture(TITLE, sample(open=1, busiest=peers), []), 80, 24)
+    lines = drawn(Picture(TITLE, sample(connections=1, busiest=peers), []), 80, 24)
     assert lines[8].startswith("─ 1 connection ─")
     assert lines[10].startswith(" ann 127.0.0.1:40001  ")
 
@@ -209,6 +210,30 @@ def test_a_name_stands_before_its_address() -> None:
 def test_where_there_is_no_room_columns_are_left_out_from_the_right() -> None:
     lines = drawn(full(1, []), 50, 24)
     assert lines[9] == " peer                 msgs in/s     out/s  bytes/s"
+
+
+def test_what_keeps_connections_from_being_made_is_seen() -> None:
+    lines = drawn(
+        Picture(
+            TITLE,
+            sample(
+                connections_refused=2,
+                handshakes=1,
+                listeners_at_limit=1,
+                listeners_out_of_resources=1,
+                senders_waiting=4,
+                backlog=Backlog(1, 300, 300),
+            ),
+            [],
+        ),
+        120,
+        24,
+    )
+    assert lines[1] == (
+        " connections  0 open  0 accepted  0 ended  2 refused  1 in handshake  at --max-connections"
+        "  out of descriptors or memory"
+    )
+    assert lines[7] == " unsent       300 B for 1 connection, at most 300 B; 4 senders waiting"
 
 
 def test_peers_cannot_write_markup() -> None:

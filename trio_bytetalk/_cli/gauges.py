@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 import operator
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import deque
 from typing import Any, Final
 
 import attrs
@@ -19,8 +19,12 @@ from .peers import NO_TRAFFIC, Peer, Peers, Traffic
 # How many samples are kept: a minute, at one a second.
 HISTORY: Final = 60
 
-# So many connections are looked at between two of the scheduler's turns. It takes less than a
-# millisecond.
+# With many connections, they are looked at one by one less often than samples are taken: about so
+# many a second. That keeps it to a few hundredths of a processor, as each takes some 10 µs.
+_LOOKED_AT_A_SECOND: Final = 2000
+
+# So many connections are looked at between two of the scheduler's turns. It takes a few
+# milliseconds.
 _AT_ONCE: Final = 200
 
 
@@ -54,9 +58,7 @@ class Sample:
     now: float
     """On Trio's clock."""
     uptime: float
-    open: int
-    accepted: int
-    endings: Mapping[str, int]
+    server: ServerStatistics
     total: Traffic
     rate: Traffic
     history: tuple[Traffic, ...]
@@ -75,12 +77,18 @@ class Gauges:
     peers: Peers
     _began: float = attrs.field(factory=trio.current_time, init=False)
     _at: float = attrs.field(init=False)
-    _total: Traffic = attrs.field(factory=Traffic, init=False)
+    _total: Traffic = attrs.field(default=NO_TRAFFIC, init=False)
     _history: deque[Traffic] = attrs.field(factory=lambda: deque(maxlen=HISTORY), init=False)
     _samples: int = attrs.field(default=0, init=False)
 
+    # Of the connections one by one.
+    _looked_at: float = attrs.field(init=False)
+    _look_due: float = attrs.field(default=-math.inf, init=False)
+    _backlog: Backlog = attrs.field(factory=Backlog, init=False)
+    _busiest: tuple[Busy, ...] = attrs.field(default=(), init=False)
+
     def __attrs_post_init__(self) -> None:
-        self._at = self._began
+        self._at = self._looked_at = self._began
 
     async def sample(self, rows: int) -> Sample:
         """Take a sample, with the busiest connections, ``rows`` of them.
@@ -88,27 +96,27 @@ class Gauges:
         Others have their turns meanwhile. Cancelled, there is none.
         """
         now = trio.current_time()
-        seconds = now - self._at
         numbers = self.server.statistics()
         total = _traffic(numbers)
-        rate = total.since(self._total, seconds)
-        backlog, busiest = await self._look_at_connections(seconds, rows)
-        if seconds > 0:
+        rate = total.since(self._total, now - self._at)
+        if now > self._at:
             self._history.append(rate)
             self._samples += 1
         self._at, self._total = now, total
+        if now >= self._look_due:
+            await self._look_at_connections(now - self._looked_at, rows)
+            self._looked_at = now
+            self._look_due = now + numbers.connections / _LOOKED_AT_A_SECOND - 1
         return Sample(
             now=now,
             uptime=now - self._began,
-            open=numbers.connections,
-            accepted=numbers.connections_total,
-            endings=Counter(self.peers.endings),
+            server=numbers,
             total=total,
             rate=rate,
             history=tuple(self._history),
             samples=self._samples,
-            backlog=backlog,
-            busiest=busiest,
+            backlog=self._backlog,
+            busiest=self._busiest,
         )
 
     def summary(self) -> str:
@@ -121,9 +129,7 @@ class Gauges:
             f"{plural(numbers.messages_sent, 'message')}, {size(numbers.bytes_sent)} out"
         )
 
-    async def _look_at_connections(
-        self, seconds: float, rows: int
-    ) -> tuple[Backlog, tuple[Busy, ...]]:
+    async def _look_at_connections(self, seconds: float, rows: int) -> None:
         waiting = queued = most = 0
         # Those that do nothing are many as a rule, so nothing is made for them.
         active: list[tuple[float, float, int, int, Busy]] = []
@@ -151,7 +157,7 @@ class Gauges:
             Busy(peer.address, peer.name, peer.since)
             for peer in heapq.nsmallest(rows - len(busiest), idle, key=_since)
         )
-        return Backlog(waiting, queued, most), tuple(busiest)
+        self._backlog, self._busiest = Backlog(waiting, queued, most), tuple(busiest)
 
 
 def _moved(numbers: ConnectionStatistics) -> int:

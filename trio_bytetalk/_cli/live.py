@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.style import Style
 
+from .._server import ServerStatistics
 from .figures import duration, plural, size, sparkline
 from .gauges import Busy, Gauges, Sample
 from .logs import Entry, LatestRecords
@@ -28,8 +29,8 @@ from .logs import Entry, LatestRecords
 _SAMPLING: Final = 1
 _DRAWING: Final = 0.25
 
-# With more connections than this, samples are as much rarer: looking at so many takes 40 ms.
-_SAMPLED_A_SECOND: Final = 5000
+# With more connections than this, samples are as much rarer: adding up so many takes 40 ms.
+_SAMPLED_A_SECOND: Final = 10_000
 
 # How many columns the totals' labels have, and from how many of all on they are told in full.
 _LABEL: Final = 14
@@ -135,18 +136,20 @@ def _clock(seconds: float) -> str:
 
 
 def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterator[_Line]:
-    ended = sum(sample.endings.values())
+    server = sample.server
     yield [
         *_label("connections"),
-        (f"{sample.open:,} open", _HEADING),
-        (f"  {sample.accepted:,} accepted  {ended:,} ended", _PLAIN),
+        (f"{server.connections:,} open", _HEADING),
+        (
+            f"  {server.connections_accepted:,} accepted  {sum(server.endings.values()):,} ended",
+            _PLAIN,
+        ),
+        *_trouble(server),
     ]
     if height >= _HIGH:
-        reasons = ", ".join(
-            f"{count:,} {reason}"
-            for reason, count in sorted(sample.endings.items(), key=lambda item: -item[1])
-        )
-        yield [*_label("endings"), (reasons or "none", _PLAIN)]
+        ways = sorted(server.endings.items(), key=lambda item: -item[1])
+        endings = [f"{count:,} {way.value.replace('_', ' ')}" for way, count in ways if count]
+        yield [*_label("endings"), (", ".join(endings) or "none", _PLAIN)]
     for label, unit, field in (
         ("messages in", _count, "messages_in"),
         ("messages out", _count, "messages_out"),
@@ -170,7 +173,21 @@ def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterat
             f"{size(backlog.bytes)} for {plural(backlog.connections, 'connection')}, "
             f"at most {size(backlog.most)}"
         )
+        if sample.server.senders_waiting:
+            unsent += f"; {plural(sample.server.senders_waiting, 'sender')} waiting"
     yield [*_label("unsent"), (unsent, _WARNING if backlog.connections else _PLAIN)]
+
+
+def _trouble(server: ServerStatistics) -> Iterator[tuple[str, Style]]:
+    """What keeps connections from being made."""
+    if server.connections_refused:
+        yield f"  {server.connections_refused:,} refused", _WARNING
+    if server.handshakes:
+        yield f"  {server.handshakes:,} in handshake", _PLAIN
+    if server.listeners_at_limit:
+        yield "  at --max-connections", _WARNING
+    if server.listeners_out_of_resources:
+        yield "  out of descriptors or memory", _ERROR
 
 
 def _count(count: float) -> str:
@@ -188,9 +205,9 @@ def _heading(text: str, width: int, ascii_only: bool) -> _Line:
 
 
 def _busiest_title(sample: Sample) -> str:
-    if sample.open > len(sample.busiest):
-        return f"busiest of {plural(sample.open, 'connection')}"
-    return plural(sample.open, "connection")
+    if sample.server.connections > len(sample.busiest):
+        return f"busiest of {plural(sample.server.connections, 'connection')}"
+    return plural(sample.server.connections, "connection")
 
 
 def _connections(sample: Sample, most: int, width: int) -> Iterator[_Line]:
@@ -308,7 +325,7 @@ async def show(title: str, gauges: Gauges, *, records: LatestRecords, screen: Sc
                 if now >= due:
                     due = now + _SAMPLING
                     sample = await gauges.sample(screen.console.height)
-                    due += max(0, sample.open / _SAMPLED_A_SECOND - _SAMPLING)
+                    due += max(0, sample.server.connections / _SAMPLED_A_SECOND - _SAMPLING)
                 if not screen.is_taken and is_ours(screen.console.file):
                     screen.take()
                     drawn = None

@@ -1,9 +1,8 @@
-"""Who is connected to the server of ``bytetalk serve``, and how those ended who were."""
+"""Who is connected to the server of ``bytetalk serve``, and what is logged of each."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import Any, Final
 
 import attrs
@@ -70,9 +69,6 @@ class Peers:
     """Gives each connection of a server its `Peer`, and logs its beginning and its end."""
 
     server: Server[Any, Any]
-    endings: Counter[str] = attrs.field(factory=Counter, init=False)
-    """How many connections ended for which reason."""
-
     _nameless: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -84,15 +80,11 @@ class Peers:
 
     async def _went(self, connection: Connection[Any, Any]) -> None:
         peer = self.of(connection)
-        reason = connection.close_reason
-        # What errors say differs from one to the next, and there may be any number of them.
-        kind = type(reason).__name__ if isinstance(reason, Exception) else str(reason)
-        self.endings[kind] += 1
         numbers = connection.statistics()
         _logger.info(
             "%s disconnected: %s; in %s, %s; out %s, %s; %s",
             peer.address,
-            in_words(reason, _REASON_SHOWN),
+            in_words(connection.close_reason, _REASON_SHOWN),
             plural(numbers.messages_received, "message"),
             size(numbers.bytes_received),
             plural(numbers.messages_sent, "message"),

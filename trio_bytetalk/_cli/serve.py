@@ -328,7 +328,7 @@ async def report(_title: str, gauges: Gauges) -> NoReturn:
                 unsent = f"; unsent {size(backlog.bytes)} for {backlog.connections:,}"
             _logger.info(
                 "%s open; in %.0f messages/s, %s/s; out %.0f messages/s, %s/s%s",
-                f"{sample.open:,}",
+                f"{sample.server.connections:,}",
                 rate.messages_in,
                 size(rate.bytes_in),
                 rate.messages_out,
