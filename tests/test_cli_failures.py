@@ -133,6 +133,11 @@ def test_output_that_nobody_reads_is_left_to_click() -> None:
         run(fail_in_company, BrokenPipeError(errno.EPIPE, "Broken pipe"))
 
 
+def test_of_several_errors_the_first_is_told() -> None:
+    with pytest.raises(Failure, match=r"^first$"):
+        run(fail, ExceptionGroup("both", [OSError("first"), OSError("second")]))
+
+
 # -- words
 
 
