@@ -57,6 +57,7 @@ from trio_bytetalk import (
     SendTimeoutError,
     Server,
     Writer,
+    _epoll,
     open_connection,
 )
 from trio_bytetalk.testing import CuttingStream
@@ -2508,3 +2509,68 @@ async def test_receiving_while_the_server_stops_is_a_checkpoint() -> None:
     await server.serve_stream(ours)
     assert ended == [True]
     await peer.aclose()
+
+
+async def test_large_reply_to_a_burst_leaves_in_one_write(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    await peer.send_all(frames([b"1", b"2"]))
+    assert await connection.receive() == b"1"
+    with counted_writes(ours) as writes:
+        await connection.send(bytes(5000))
+        await connection.flush()
+    assert writes.count == 1
+    await peer.aclose()
+
+
+async def test_closing_what_broke_with_a_full_queue_is_a_checkpoint(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    fill(connection)
+    await peer.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.flush()
+    with trio.testing.assert_checkpoints():
+        await connection.aclose()
+
+
+@pytest.mark.skipif(not _epoll.EPOLL_AVAILABLE, reason="this system has no epoll")
+async def test_descriptor_is_not_watched_any_more_when_it_is_closed_or_given_to_tls(
+    connect: Connect, tls: Tls
+) -> None:
+    left, right = unix()
+    fds = [
+        stream.socket.fileno() for stream in (left, right) if isinstance(stream, trio.SocketStream)
+    ]
+    client, server = connect(left), connect(right)
+    registered = _epoll._hub.get().registered
+    assert set(fds) <= set(registered)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(server.start_tls, tls.server, server_side=True))
+        await client.start_tls(tls.client, server_hostname="example.org")
+    assert not set(fds) & set(registered)
+    ours, peer = unix()
+    assert isinstance(ours, trio.SocketStream)
+    fd = ours.socket.fileno()
+    connection = connect(ours)
+    assert fd in registered
+    await connection.aclose()
+    assert fd not in registered
+    await peer.aclose()
+
+
+async def test_server_that_stops_hardly_waits_for_what_may_be_on_its_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handle(connection: AnyConnection) -> None:
+        server.stop()
+        with pytest.raises(trio.EndOfChannel):
+            await connection.receive()
+
+    server = Server(handle)
+    ours, _peer = memory()
+    start = trio.current_time()
+    await server.serve_stream(ours)
+    assert 0 < trio.current_time() - start < 0.1

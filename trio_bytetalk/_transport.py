@@ -896,7 +896,6 @@ class SocketTransport(Transport):
     def detach(self) -> trio.abc.Stream:
         self._end()
         self._readiness.close()
-        self._fd = -1
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
 
     async def send_eof(self) -> None:
