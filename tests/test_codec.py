@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from trio_bytetalk import (
     NEED_DATA,
     Buffer,
+    Chunks,
     Codec,
     Connection,
     EncodeError,
@@ -29,6 +30,7 @@ from trio_bytetalk import (
     LengthPrefixedReader,
     Lines,
     NeedData,
+    Netstring,
     ProtocolError,
     Reader,
     ReceiveBuffer,
@@ -36,7 +38,7 @@ from trio_bytetalk import (
     Writer,
     open_connection,
 )
-from trio_bytetalk._codec import ahead_reader
+from trio_bytetalk._codec import AheadReader, ahead_reader
 from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 # -- a protocol of a user's, with attrs: numbered messages of a type and a text
@@ -466,6 +468,20 @@ def test_readers_and_writers_have_a_state_and_so_equal_only_themselves(
 ) -> None:
     readers_and_writers = [codec.reader(), codec.reader(), codec.writer(), codec.writer()]
     assert len(set(readers_and_writers)) == 4
+
+
+@pytest.mark.parametrize("codec", [LengthPrefixed(), Lines(), Chunks(), Netstring()])
+def test_mistyped_setting_of_a_reader_or_writer_is_an_error(codec: Codec[Any, Any]) -> None:
+    ends: list[Any] = [codec.reader(), codec.writer()]
+    for end in ends:
+        with pytest.raises(AttributeError, match="max_sise"):
+            end.max_sise = 100
+
+
+def test_reader_that_decodes_ahead_shows_its_settings_and_must_say_how() -> None:
+    assert repr(Lines(max_size=9).reader()) == "LinesReader(encoding='utf-8', max_size=9)"
+    with pytest.raises(TypeError, match="abstract"):
+        type("Half", (AheadReader,), {"decode": LengthPrefixedReader.decode})()
 
 
 def test_need_data_stays_itself() -> None:

@@ -37,9 +37,12 @@ import trio.testing
 import trustme
 
 import trio_bytetalk
+import trio_bytetalk.opentelemetry
+import trio_bytetalk.prometheus
 import trio_bytetalk.testing
 from trio_bytetalk import Connection, LengthPrefixed, Server
 from trio_bytetalk._cli import codecs, failures, main
+from trio_bytetalk._metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "source").rglob("*.rst"))]
@@ -213,7 +216,28 @@ def test_the_reference_has_every_public_name() -> None:
                 re.MULTILINE,
             )
         )
-    assert documented == {*trio_bytetalk.__all__, *trio_bytetalk.testing.__all__}
+    modules = trio_bytetalk, trio_bytetalk.opentelemetry, trio_bytetalk.prometheus
+    assert documented == {
+        *trio_bytetalk.testing.__all__,
+        *(name for module in modules for name in module.__all__),
+    }
+
+
+def test_the_table_of_log_records_has_every_event() -> None:
+    page = (ROOT / "docs" / "source" / "howto" / "looking_inside.rst").read_text(encoding="utf-8")
+    package = ROOT / "trio_bytetalk"
+    sources = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    events = set(re.findall(r"\b_?(?:log_)?fields\(\s*\"(\w+)\"", sources))
+    assert events
+    rows = re.findall(r"^   \* - ``(\w+)``\n     - ``\w+``$", page, re.MULTILINE)
+    assert events == set(rows)
+
+
+def test_the_tables_of_metrics_have_every_metric() -> None:
+    page = (ROOT / "docs" / "source" / "reference" / "metrics.rst").read_text(encoding="utf-8")
+    assert [*re.findall(r"^   \* - ``([\w.]+)``$", page, re.MULTILINE)] == [
+        metric.name for metric in METRICS
+    ]
 
 
 def test_the_architecture_page_has_every_module() -> None:

@@ -945,3 +945,15 @@ async def test_event_that_still_comes_after_the_end_is_not_heard() -> None:
         # As by an emission that had begun before the connection ended.
         await deliver(MessageReceived(left, b"late"), deque([events]))
         assert [event.message async for event in events] == [b"in time"]
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+async def test_dropped_events_are_counted_in_the_servers_statistics(overflow: Any) -> None:
+    server = Server()
+    event: Any = "event"
+    assert server.statistics().events_dropped == 0
+    async with server.client_connected.subscribe(buffer_size=1, overflow=overflow) as subscription:
+        for _ in range(4):
+            await server.client_connected.emit(event)
+        assert subscription.dropped == 3
+    assert server.statistics().events_dropped == 3

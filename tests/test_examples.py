@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -215,6 +216,33 @@ async def test_echo_client_says_so_when_the_server_goes_away() -> None:
         outcome = await run("echo_client.py", "--port", listener.socket.getsockname()[1])
         nursery.cancel_scope.cancel()
     assert outcome == Outcome(1, [], "the server has gone: the peer finished\n")
+
+
+# -- metrics.py
+
+
+async def test_metrics_are_there_for_prometheus_while_the_server_is_at_work() -> None:
+    async with running("metrics.py", "--metrics-port", 0) as server:
+        address = (await server.line()).removeprefix("metrics on ")
+        async with open_tcp_connection(HOST, server.port) as connection:
+            await connection.send(b"hello")
+            assert await connection.receive() == b"hello"
+
+            def scrape() -> list[str]:
+                with urllib.request.urlopen(address) as page:
+                    return str(page.read(), "utf-8").splitlines()
+
+            lines = await trio.to_thread.run_sync(scrape)
+        outcome = await server.stop(signal.SIGTERM)
+    assert 'bytetalk_server_connections{server="echo"} 1.0' in lines
+    assert 'bytetalk_server_messages_total{direction="receive",server="echo"} 1.0' in lines
+    assert outcome == Outcome(0, [], STOPPING[signal.SIGTERM])
+
+
+async def test_a_port_for_metrics_that_is_in_use_gives_one_clear_line() -> None:
+    async with taken_port() as port:
+        outcome = await run("metrics.py", "--port", 0, "--metrics-port", port)
+    assert outcome == Outcome(1, [], "[Errno 98] Address already in use\n")
 
 
 # -- chat_server.py

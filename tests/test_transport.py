@@ -57,6 +57,7 @@ from trio_bytetalk import (
     SendTimeoutError,
     Server,
     Writer,
+    _epoll,
     open_connection,
 )
 from trio_bytetalk.testing import CuttingStream
@@ -1697,7 +1698,8 @@ async def test_what_arrives_after_the_stop_is_not_waited_for(
     assert 0 < len(received) < 100
 
 
-async def test_closed_while_what_has_arrived_is_received() -> None:
+@pytest.mark.parametrize("forcefully", [False, True])
+async def test_closed_while_what_has_arrived_is_received(forcefully: bool) -> None:
     # The order in which Trio runs the two tasks is random.
     for _ in range(40):
         ours, peer = unix()
@@ -1709,7 +1711,10 @@ async def test_closed_while_what_has_arrived_is_received() -> None:
                 @nursery.start_soon
                 async def close() -> None:
                     await stopped.wait()
-                    await connection.aclose()
+                    if forcefully:
+                        await trio.aclose_forcefully(connection)
+                    else:
+                        await connection.aclose()
 
                 await stopped.wait()
                 with pytest.raises((trio.ClosedResourceError, trio.EndOfChannel)):
@@ -2347,3 +2352,225 @@ def test_connection_may_be_closed_by_a_generator_when_the_run_is_over() -> None:
     with there:
         trio.run(main)
     assert closed == [CloseReason.CANCELLED] * 2
+
+
+# -- how often the system is asked
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each read of a socket brought; -1 for those in vain."""
+    sizes: list[int] = []
+    read = os.read
+
+    def counting(fd: int, size: int) -> bytes:
+        sizes.append(-1)
+        data = read(fd, size)
+        sizes[-1] = len(data)
+        return data
+
+    monkeypatch.setattr(os, "read", counting)
+    return sizes
+
+
+async def test_lone_messages_cost_one_read_each_also_behind_a_burst(
+    connect: Connect, reads: list[int]
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frame(bytes(65_536 - 4)) + frame(b"x"))
+        for _ in range(2):
+            await connection.receive()
+
+    async def receive() -> None:
+        assert await connection.receive() == b"lone"
+
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            reads.clear()
+            await peer.send_all(frame(b"lone"))
+        assert reads == [8]
+    await peer.aclose()
+
+
+async def test_read_that_was_full_by_chance_is_followed_by_one_in_vain(
+    connect: Connect, reads: list[int]
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    await peer.send_all(frame(bytes(65_536 - 4)))
+    assert await connection.receive() == bytes(65_536 - 4)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            assert await connection.receive() == b"x"
+
+        await trio.testing.wait_all_tasks_blocked()
+        assert reads == [65_536, -1]
+        await peer.send_all(frame(b"x"))
+    assert reads == [65_536, -1, 5]
+    await peer.aclose()
+
+
+async def test_what_is_more_than_one_read_is_read_on_at_once(
+    connect: Connect, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bytetalk._transport._READ_SIZE", 1000)
+    ours, peer = unix()
+    connection = connect(ours)
+    await peer.send_all(frame(bytes(96)) * 25)
+    assert await connection.receive() == bytes(96)
+    assert reads == [1000, 1000, 500]
+    assert connection.statistics().chunks_received == 3
+    await peer.aclose()
+
+
+async def test_offers_to_the_system_are_counted(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    for message in (b"x", bytes(5000)):
+        before = connection.statistics().flushes
+        await connection.send(message)
+        await connection.flush()
+        await connection.flush()
+        assert connection.statistics().flushes == before + 1
+    await peer.send_all(frames([b"1", b"2"]))
+    for _ in range(2):
+        await connection.send(await connection.receive())
+    await connection.flush()
+    assert connection.statistics().flushes == 3
+    await peer.aclose()
+
+
+LONE: list[Any] = [b"y" * 700_000, [b"y" * 350_000] * 2, [b"y" * 3500] * 200]
+
+
+@pytest.mark.parametrize("frame", LONE, ids=["bytes", "pieces", "many pieces"])
+async def test_lone_frame_that_is_not_taken_at_once_fills_the_queue_and_is_written_on(
+    frame: Any, connect: Connect
+) -> None:
+    ours, peer = unix()
+    connection = connect(ours, codec=Raw(), write_buffer_size=1000)
+    await connection.send(frame)
+    statistics = connection.statistics()
+    assert statistics.bytes_sent + statistics.bytes_queued == 700_000
+    assert statistics.bytes_queued > 1000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"z")
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.statistics().messages_sent == 1
+        assert await read_exactly(peer, 700_001) == b"y" * 700_000 + b"z"
+    assert connection.statistics().bytes_sent == 700_001
+    await peer.aclose()
+
+
+# -- stopping, once more
+
+
+async def test_end_that_came_with_the_last_bytes_before_the_stop_is_the_peers() -> None:
+    reasons: list[object] = []
+    received: list[bytes] = []
+    ours, peer = unix()
+
+    async def handle(connection: AnyConnection) -> None:
+        received.append(await connection.receive())
+        await peer.send_all(frames([b"2", b"3"]))
+        await peer.send_eof()
+        server.stop()
+        received.extend([message async for message in connection])
+        await connection.aclose()
+        reasons.append(connection.close_reason)
+
+    server = Server(handle)
+    await peer.send_all(frame(b"1"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        assert await read_to_end(peer) == b""
+        await peer.aclose()
+    assert received == [b"1", b"2", b"3"]
+    assert reasons == [CloseReason.END_OF_STREAM]
+
+
+async def test_receiving_while_the_server_stops_is_a_checkpoint() -> None:
+    ours, peer = unix()
+    ended: list[bool] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        server.stop()
+        with trio.testing.assert_checkpoints(), pytest.raises(trio.EndOfChannel):
+            await connection.receive()
+        ended.append(True)
+
+    server = Server(handle)
+    await server.serve_stream(ours)
+    assert ended == [True]
+    await peer.aclose()
+
+
+async def test_large_reply_to_a_burst_leaves_in_one_write(connect: Connect) -> None:
+    ours, peer = unix()
+    connection = connect(ours)
+    await peer.send_all(frames([b"1", b"2"]))
+    assert await connection.receive() == b"1"
+    with counted_writes(ours) as writes:
+        await connection.send(bytes(5000))
+        await connection.flush()
+    assert writes.count == 1
+    await peer.aclose()
+
+
+async def test_closing_what_broke_with_a_full_queue_is_a_checkpoint(
+    tight_pair: Pair, connect: Connect
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=1000)
+    fill(connection)
+    await peer.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.flush()
+    with trio.testing.assert_checkpoints():
+        await connection.aclose()
+
+
+@pytest.mark.skipif(not _epoll.EPOLL_AVAILABLE, reason="this system has no epoll")
+async def test_descriptor_is_not_watched_any_more_when_it_is_closed_or_given_to_tls(
+    connect: Connect, tls: Tls
+) -> None:
+    left, right = unix()
+    fds = [
+        stream.socket.fileno() for stream in (left, right) if isinstance(stream, trio.SocketStream)
+    ]
+    client, server = connect(left), connect(right)
+    registered = _epoll._hub.get().registered
+    assert set(fds) <= set(registered)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(server.start_tls, tls.server, server_side=True))
+        await client.start_tls(tls.client, server_hostname="example.org")
+    assert not set(fds) & set(registered)
+    ours, peer = unix()
+    assert isinstance(ours, trio.SocketStream)
+    fd = ours.socket.fileno()
+    connection = connect(ours)
+    assert fd in registered
+    await connection.aclose()
+    assert fd not in registered
+    await peer.aclose()
+
+
+async def test_server_that_stops_hardly_waits_for_what_may_be_on_its_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def handle(connection: AnyConnection) -> None:
+        server.stop()
+        with pytest.raises(trio.EndOfChannel):
+            await connection.receive()
+
+    server = Server(handle)
+    ours, _peer = memory()
+    start = trio.current_time()
+    await server.serve_stream(ours)
+    assert 0 < trio.current_time() - start < 0.1

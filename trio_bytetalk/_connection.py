@@ -171,7 +171,7 @@ class ConnectionStatistics:
     bytes_sent: int
     """Bytes that the operating system has taken."""
     chunks_received: int
-    """In how many pieces the bytes came: with many messages in each, it is a busy peer's."""
+    """In how many pieces the bytes came. With many messages in each, it is a busy peer's."""
     flushes: int
     """How often the operating system was offered bytes; fewer than messages if they gather."""
     bytes_queued: int
@@ -200,7 +200,7 @@ class Connection(
     """
 
     number: int
-    """Counted from 1: no other connection of this process has the same.
+    """Counted from 1; no other connection of this process has the same.
 
     It is what logs and task dumps name the connection by.
     """

@@ -824,8 +824,7 @@ class SocketTransport(Transport):
             self.flush_now()
             self._update_clear()
         else:
-            self.collect(frame)
-            self.flush_now()
+            self.collect(frame)  # the pump is at work
 
     def write_pieces(self, pieces: Sequence[Buffer]) -> None:
         if not self._queue and len(pieces) <= _GATHER_PIECES:
@@ -897,7 +896,6 @@ class SocketTransport(Transport):
     def detach(self) -> trio.abc.Stream:
         self._end()
         self._readiness.close()
-        self._fd = -1
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
 
     async def send_eof(self) -> None:
