@@ -201,7 +201,7 @@ def test_a_server_that_leaves_at_once(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1] == (
-        "Error: all connections ended during the warm-up: 2 x the server closed the connection"
+        "Error: all connections ended before anything was measured: 2 x the server closed the connection"
     )
 
 
@@ -254,7 +254,9 @@ def test_ctrl_c_and_sigterm(
         ([":1", "--codec", "chunks"], "this codec does not receive such messages as it sends"),
         ([":1", "--codec", "json+lines", "--message", "{"], "messages are typed as JSON"),
         ([":1", "--duration", "nan"], "'nan' is no finite number"),
-        ([":1", "--duration", "0"], "0.0 is not in the range x>0"),
+        ([":1", "--duration", "0"], "0.0 is not in the range x>=0.01"),
+        ([":1", "--rate", "0"], "0.0 is not in the range x>0"),
+        ([":1", "--warmup", "-1"], "-1.0 is not in the range x>=0"),
         ([":1", "--warmup", "inf"], "'inf' is no finite number"),
         ([":1", "--json", "/no/such/file"], "'/no/such' is no directory that can be written to"),
         ([":1", "--connections", "0"], "0 is not in the range x>=1"),

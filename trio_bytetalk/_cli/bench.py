@@ -42,10 +42,10 @@ _OTHER_DESCRIPTORS: Final = 32
 
 
 class _Positive(click.FloatRange):
-    """A number above 0, or from 0 on, which "nan" and "inf" are not."""
+    """A number above 0, or not below another one, which "nan" and "inf" are not."""
 
-    def __init__(self, *, or_zero: bool = False) -> None:
-        super().__init__(min=0, min_open=not or_zero)
+    def __init__(self, least: float | None = None) -> None:
+        super().__init__(min=least or 0, min_open=least is None)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -108,7 +108,7 @@ _FILE: Final = _OutputFile()
     "--duration",
     "-d",
     metavar="SECONDS",
-    type=_Positive(),
+    type=_Positive(least=0.01),
     default=10,
     show_default=True,
     help="Seconds to measure for.",
@@ -116,7 +116,7 @@ _FILE: Final = _OutputFile()
 @click.option(
     "--warmup",
     metavar="SECONDS",
-    type=_Positive(or_zero=True),
+    type=_Positive(least=0),
     default=1,
     show_default=True,
     help="Seconds of the same before that, which do not count.",
@@ -224,7 +224,7 @@ def command(
 def _end_without_results(result: Result) -> NoReturn:
     if result.vanished:
         reasons = error_words(result.errors, 1)
-        raise click.ClickException(f"all connections ended during the warm-up: {reasons}")
+        raise click.ClickException(f"all connections ended before anything was measured: {reasons}")
     click.echo("Interrupted before anything was measured.", err=True)
     sys.exit(INTERRUPTED)
 

@@ -71,7 +71,8 @@ def bars(title: str, each: Sequence[Bar], words: _Words, last_edge: str) -> str:
             f'width="{max(slot - 1, 0.5):.1f}" height="{height:.1f}">'
             f"<title>{escape(bar.words)}</title></rect>"
         )
-        if index % every == 0 and len(each) - index >= every / 2:
+        # The last edge's name ends where the axis does, so it reaches further to the left.
+        if index % every == 0 and (len(each) - index) * slot >= 1.2 * _TICK_WIDTH:
             parts.append(_text(x, _HEIGHT - 8, bar.edge, "middle"))
     parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 8, last_edge, "end"))
     return _svg(title, parts)

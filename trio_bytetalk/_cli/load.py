@@ -36,6 +36,9 @@ _EXPECTED: Final = (OSError, BytetalkError, trio.BrokenResourceError)
 
 SECOND: Final = 1e9  # nanoseconds
 
+# Of less than this, in seconds, no rate can be told.
+_SHORTEST: Final = 0.001
+
 SECONDS_SHOWN: Final = 120
 
 
@@ -261,9 +264,8 @@ class Load:
             end = mark + plan.duration
             while mark < end:
                 mark = min(mark + 1, end)
-                if mark > self._last.time:  # else we were late, by more than a second
-                    await trio.sleep_until(mark)
-                    self._end_second()
+                await trio.sleep_until(mark)
+                self._end_second()
         if self._sending.cancelled_caught and self.phase is Phase.MEASURING:
             self._end_second()
         self._enter(Phase.FINISHING)
@@ -286,8 +288,8 @@ class Load:
         )
 
     def _end_second(self) -> None:
-        if trio.current_time() == self._last.time:
-            return  # interrupted, just as the one before was over
+        if trio.current_time() - self._last.time < _SHORTEST:
+            return  # interrupted just as the last one was over; or that one was late
         last, self._last = self._last, self._traffic()
         recent, self.recent = self.recent, Histogram()
         self._before.merge(recent)
