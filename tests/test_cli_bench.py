@@ -130,13 +130,13 @@ def test_nobody_who_reads_the_results(address: str, monkeypatch: pytest.MonkeyPa
     [
         pytest.param(
             "full",
-            "Error: cannot write the results: No space left on device\n",
+            ["Error: cannot write the results: No space left on device"],
             marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it"),
         ),
-        ("closed", ""),
+        ("closed", []),
     ],
 )
-def test_an_output_that_takes_no_more(address: str, output: str, error: str) -> None:
+def test_an_output_that_takes_no_more(address: str, output: str, error: list[str]) -> None:
     if output == "full":
         descriptor = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -152,7 +152,7 @@ def test_an_output_that_takes_no_more(address: str, output: str, error: str) -> 
         )
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
-    assert process.stderr.partition("max")[2].partition("\n")[2] == error
+    assert [line for line in process.stderr.splitlines() if "Error" in line] == error
 
 
 def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
@@ -201,7 +201,8 @@ def test_a_server_that_leaves_at_once(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1] == (
-        "Error: all connections ended before anything was measured: 2 x the server closed the connection"
+        "Error: all connections ended before anything was measured: "
+        "2 x the server closed the connection"
     )
 
 
