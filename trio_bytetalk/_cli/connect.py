@@ -170,15 +170,15 @@ async def _converse(connection: Connection[Any, Any], options: Options) -> None:
 
 def _summary(connection: Connection[Any, Any]) -> str:
     numbers = connection.statistics()
-    counts = f"{numbers.messages_sent} sent, {numbers.messages_received} received"
+    summary = f"{numbers.messages_sent} sent, {numbers.messages_received} received"
     if connection.close_reason is CloseReason.END_OF_STREAM:
-        counts = f"{counts}; the peer finished"
-    if numbers.bytes_undecoded:
-        counts = (
-            f"{counts}; {numbers.bytes_undecoded} bytes came that are no whole message "
+        return f"{summary}; the peer finished"
+    if connection.close_reason is CloseReason.CLOSED and numbers.bytes_undecoded:
+        return (
+            f"{summary}; {numbers.bytes_undecoded} bytes came that are no whole message "
             "(is --codec the one that the server uses?)"
         )
-    return counts
+    return summary
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
