@@ -131,11 +131,15 @@ async def test_lines_of_weight_have_an_end_too(printer: Printer, output: Output)
     assert output.lines == ["x"] * 6 + ["(4 not shown)"]
 
 
-async def test_long_lines_need_as_much_room_as_many(printer: Printer) -> None:
+async def test_long_lines_need_as_much_room_as_many(printer: Printer, output: Output) -> None:
+    output.may_go_on.set()
     printer.put("x" * (2**24 - 1))
     assert printer.has_room
     printer.put("x")
     assert not printer.has_room
+    printer.close()
+    await printer.run()
+    assert printer.has_room
 
 
 async def test_cancelled_it_leaves_a_stopped_output_alone_and_counts_the_rest(
