@@ -61,7 +61,7 @@ def test_messages_on_one_line(message: Any, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("message", "text"),
-    [("1", '"1"'), ("grüße", '"grüße"'), ("\x1b[31m", r'"\u001b[31m"'), (1, "1"), (None, "null")],
+    [("1", '"1"'), ("grüße", '"grüße"'), ("\x9b31m", r'"\u009b31m"'), (1, "1"), (None, "null")],
 )
 def test_a_value_that_is_text_is_quoted(message: Any, text: str) -> None:
     assert shown(message, is_value=True) == [text]
@@ -113,6 +113,10 @@ def test_text_is_cut_between_its_characters(text: str, most: int) -> None:
         assert text.startswith(kept)
         assert most - 3 <= len(kept.encode()) <= most
         assert rest == f"{len(data) - len(kept.encode())} bytes more"
+
+
+def test_what_only_looks_like_the_middle_of_characters_is_dumped() -> None:
+    assert len(shown(b"\x80" * 50, most=10)) == 3
 
 
 def test_nothing_of_a_message_need_be_shown() -> None:
