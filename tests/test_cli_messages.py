@@ -248,9 +248,9 @@ def test_text_with_its_newlines() -> None:
 
 
 def test_hex_dump() -> None:
-    assert list(hex_dump(bytes(range(0x3E, 0x50)) + b"\x7f\xff")) == [
+    assert list(hex_dump(bytes(range(0x3E, 0x4E)) + b"\x1f !}~\x7f\xff")) == [
         "00000000  3e 3f 40 41 42 43 44 45 46 47 48 49 4a 4b 4c 4d  |>?@ABCDEFGHIJKLM|",
-        "00000010  4e 4f 7f ff                                      |NO..|",
+        "00000010  1f 20 21 7d 7e 7f ff                             |. !}~..|",
     ]
     assert list(hex_dump(memoryview(b""))) == []
 

@@ -310,6 +310,8 @@ def test_the_command_lines_commands_and_options_exist() -> None:
     page = command_line()
     commands = commands_of_the_program()
     assert set(re.findall(r"``bytetalk (\w+)\b", page)) <= {*commands, "COMMAND"}
+    rows = re.findall(r"^   \* - ``bytetalk (\w+)\b", page, re.MULTILINE)
+    assert rows == list(commands)
     options = {
         option
         for command in [main.program, *commands.values()]
