@@ -152,6 +152,11 @@ def test_whatever_the_size_it_fills_the_terminal_and_no_more(width: int, height:
     assert max(map(cell_len, lines)) <= width
 
 
+def test_what_does_not_fit_on_a_line_is_seen_to_be_missing() -> None:
+    lines = drawn(snapshot(errors={"the server closed the connection": 2}), 40)
+    assert lines[6] == " errors                2 2 x the server…"
+
+
 def test_while_it_connects_there_are_no_figures() -> None:
     lines = drawn(
         snapshot(

@@ -70,7 +70,7 @@ class Screen:
         width, height = options.size
         for line in _page(self, width, height, options.ascii_only)[:height]:
             line.no_wrap = True
-            line.truncate(width, overflow="ellipsis")
+            line.overflow = "ellipsis"
             yield _in_ascii(line) if options.ascii_only else line
 
 
