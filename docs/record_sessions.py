@@ -42,6 +42,17 @@ SVG = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTA
 _RICH_COLOURS = {"default": None, "brown": "yellow"}
 
 
+class Screen(pyte.Screen):
+    """A screen that answers a program which asks where the cursor is."""
+
+    def __init__(self, columns: int, lines: int, master: int) -> None:
+        self._master = master
+        super().__init__(columns, lines)
+
+    def write_process_input(self, data: str) -> None:
+        os.write(self._master, data.encode())
+
+
 @attrs.define(eq=False)
 class Terminal:
     """A program, and the screen of the terminal that it runs in."""
@@ -133,7 +144,7 @@ async def terminal(*arguments: str, columns: int = 80, lines: int = 24) -> Async
     )
     os.close(slave)
     title = " ".join(("bytetalk", *arguments))
-    result = Terminal(title, pyte.Screen(columns, lines), master, process)
+    result = Terminal(title, Screen(columns, lines, master), master, process)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(result.pump)
         try:
@@ -158,10 +169,10 @@ async def first_minute() -> None:
     async with terminal("serve", "echo") as server:
         await server.shows("to talk to it")
         async with terminal("connect", f":{PORT}") as client:
-            await client.shows("Connected")
+            await client.shows("> ")
             for count, typed in enumerate(("hello", "is anybody there?", "/hex 00 ff 01"), 1):
                 await client.type(typed + "\r")
-                await client.shows(" <  ", times=count)
+                await client.shows(" ←  ", times=count)
                 await trio.sleep(1.5)  # as one types; so the rates have something to show
             keep("connect", client)
             keep("serve-80", server)
@@ -177,7 +188,7 @@ async def sniffing() -> None:
             terminal(*sniff, lines=12) as sniffer,
             terminal("connect", ":6000", "--codec", codec) as client,
         ):
-            await client.shows("Connected")
+            await client.shows("> ")
             for typed in ('{"question": "how many?"}', "[1, 2, 3]", '"\\u001b[2J"'):
                 await client.type(typed + "\r")
                 await trio.sleep(0.5)
@@ -192,7 +203,7 @@ async def many() -> None:
     bench = ("bench", f":{PORT}", "--connections", "5000", "--duration", "15")
     async with terminal("serve", "echo", columns=200, lines=50) as server:
         await server.shows("to talk to it")
-        async with terminal(*bench) as client:
+        async with terminal(*bench, lines=34) as client:
             await server.shows("5,000 open")
             await trio.sleep(10)
             keep("serve-200", server)
