@@ -452,6 +452,19 @@ async def test_nothing_is_kept_for_an_output_that_takes_nothing(
     assert b"".join(slow.written) == 3000 * line
 
 
+async def test_what_came_before_the_end_is_written_however_slowly(slow: Slow) -> None:
+    ours, theirs = memory()
+    await theirs.send_all(frame(b"1"))
+    async with trio.open_nursery() as running:
+        running.start_soon(partial(pipe, ours, write=slow.write))
+        await trio.to_thread.run_sync(slow.began.wait)
+        await theirs.send_all(frame(b"2"))
+        await theirs.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        slow.go_on.set()
+    assert b"".join(slow.written) == b"1\n2\n"
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError, OSError])
 async def test_an_output_that_is_broken(error: type[OSError], nursery: trio.Nursery) -> None:
     ours, theirs = memory()
