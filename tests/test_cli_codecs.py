@@ -385,6 +385,7 @@ def test_an_object_of_a_module_in_the_current_directory(here: Path) -> None:
     assert parse_codec("ours:Semicolons").writer().encode(b"a") in (b"a;", [b"a", b";"])
     assert parse_codec("json+ours:codec") == LengthPrefixed(3).json()
     assert sys.path.count(os.getcwd()) == 1
+    assert sys.path[0] == os.getcwd()
 
 
 def test_a_module_of_a_package_and_an_object_within_another(here: Path) -> None:
