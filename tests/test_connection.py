@@ -3140,3 +3140,66 @@ async def test_fault_of_another_connections_peer_is_the_handlers_own(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
+
+
+# -- numbers
+
+
+async def test_age_begins_with_the_connection_and_bytes_of_both_ways_end_idleness(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    await trio.sleep(5)
+    ours, peer = memory()
+    connection = connect(ours)
+    await trio.sleep(10)
+    statistics = connection.statistics()
+    assert (statistics.age, statistics.idle_time) == (10, 10)
+    # As much comes as goes.
+    await peer.send_all(frame(b"x"))
+    await connection.send(await connection.receive())
+    await connection.flush()
+    statistics = connection.statistics()
+    assert (statistics.age, statistics.idle_time) == (10, 0)
+    await trio.sleep(1)
+    statistics = connection.statistics()
+    assert (statistics.age, statistics.idle_time) == (11, 1)
+
+
+async def test_mistyped_attribute_is_an_error(connect: Connect) -> None:
+    connection: Any = connect(memory()[0])
+    with pytest.raises(AttributeError, match="contxt"):
+        connection.contxt = {"name": "ann"}
+
+
+async def test_failed_written_hook_counts_as_failure_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(connection: AnyConnection) -> None:
+        await connection.send(b"x")
+        await trio.sleep_forever()
+
+    async def fail(_event: MessageWritten) -> None:
+        raise trio.BrokenResourceError("of another stream")
+
+    server = Server(handle)
+    server.message_written.connect(fail)
+    ours, _peer = memory()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [ending for ending, count in server.statistics().endings.items() if count] == ["failed"]
+
+
+async def test_stream_that_cannot_be_closed_is_logged_with_its_connections_number(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, _ = memory()
+
+    async def fail() -> None:
+        raise OSError("a bug in aclose")
+
+    ours.aclose = fail  # type: ignore[method-assign]  # to fail
+    connection = connect(ours)
+    await connection.aclose()
+    assert f" of connection {connection.number} could not be closed" in caplog.text

@@ -15,7 +15,7 @@ from pairs import frame, memory
 
 import trio_bytetalk
 from trio_bytetalk import Connection, InvalidMessageError, LengthPrefixed, Server
-from trio_bytetalk._log import address_in_words, get_logger
+from trio_bytetalk._log import address_in_words, fields, get_logger
 
 FORGED = "INFO: all is well"
 
@@ -175,3 +175,15 @@ def test_every_record_has_fields() -> None:
     assert calls
     for name, call in calls:
         assert "extra" in [keyword.arg for keyword in call.keywords], f"{name}:{call.lineno}"
+
+
+def test_fields_have_a_prefix_and_an_error_is_in_words() -> None:
+    assert fields("one", listener="here") == {
+        "bytetalk_event": "one",
+        "bytetalk_listener": "here",
+    }
+    assert fields("another", ValueError(f"a word\n{FORGED}")) == {
+        "bytetalk_event": "another",
+        "bytetalk_error": "ValueError",
+        "bytetalk_reason": f"a word\\n{FORGED}",
+    }

@@ -374,6 +374,12 @@ def test_delimiters_with_nothing_in_between_are_dropped_but_not_without_end(code
     assert len(buffer) == 35
 
 
+def test_zero_max_size_leaves_empty_messages_of_cobs() -> None:
+    codec = COBS(0)
+    stream = joined(codec.writer().encode(b"")) + b"\2a\0"
+    assert read_all(codec.reader(), [stream]) == Outcome([b""], MessageTooLargeError)
+
+
 def test_how_a_stream_may_end() -> None:
     assert read_all(COBS().reader(), [b"\2a\0\0\0"]) == Outcome([b"a"])
     assert read_all(COBS().reader(), [b"\2a\0\0\0\1"]) == Outcome([b"a"], IncompleteMessageError)

@@ -2198,7 +2198,10 @@ async def test_broadcast_passes_over_what_is_found_to_be_broken() -> None:
 # -- telling that a message was written, once more
 
 
-async def test_what_was_told_or_never_to_be_told_leaves_room(connect: Connect) -> None:
+@pytest.mark.parametrize("some_told", [False, True])
+async def test_what_was_told_or_never_to_be_told_leaves_room(
+    connect: Connect, some_told: bool
+) -> None:
     ours, peer = memory()
     connection = connect(ours, write_buffer_size=100)
     for _ in range(100):
@@ -2212,23 +2215,25 @@ async def test_what_was_told_or_never_to_be_told_leaves_room(connect: Connect) -
             await go_on.wait()
 
     connection.message_written.connect(on_written)
-    for _ in range(100):
-        await connection.send(bytes(96))
-        await trio.testing.wait_all_tasks_blocked()
-    assert len(told) == 100
+    if some_told:
+        for _ in range(100):
+            await connection.send(bytes(96))
+            await trio.testing.wait_all_tasks_blocked()
+        assert len(told) == 100
     await connection.send(b"slow")
     for _ in range(10):
         await trio.testing.wait_all_tasks_blocked()
         connection.send_nowait(bytes(96))  # there is room for 1,600 bytes that are written
     go_on.set()
     await connection.aclose()
-    assert len(await read_to_end(peer)) == 210 * 100 + 8
+    assert len(await read_to_end(peer)) == (210 if some_told else 110) * 100 + 8
 
 
+@pytest.mark.parametrize("make", [memory, unix])
 async def test_who_waits_for_a_slow_hook_is_not_overtaken_when_nobody_listens_any_more(
-    connect: Connect,
+    connect: Connect, make: Callable[[], Pair]
 ) -> None:
-    ours, peer = memory()
+    ours, peer = make()
     connection = connect(ours, write_buffer_size=100)
     go_on = trio.Event()
 
@@ -2240,6 +2245,8 @@ async def test_who_waits_for_a_slow_hook_is_not_overtaken_when_nobody_listens_an
         while True:
             connection.send_nowait(bytes(46))
             await trio.testing.wait_all_tasks_blocked()
+            await peer.send_all(frame(b"so that its turn is a new one"))
+            await connection.receive()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.send, b"first")
         await trio.testing.wait_all_tasks_blocked()
@@ -2249,6 +2256,7 @@ async def test_who_waits_for_a_slow_hook_is_not_overtaken_when_nobody_listens_an
         go_on.set()
     await connection.aclose()
     assert (await read_to_end(peer)).endswith(frames([bytes(46), b"first", b"second"]))
+    await peer.aclose()
 
 
 async def test_hook_that_closes_is_told_of_nothing_more_and_leaves_no_task(
@@ -2317,7 +2325,7 @@ async def test_closed_connection_is_let_go_of_though_its_peer_took_nothing(
     await trio.aclose_forcefully(connection)
     await peer.aclose()
     await trio.testing.wait_all_tasks_blocked()
-    alive = weakref.ref(connection)
+    alive = weakref.ref(connection._transport)
     del connection
     gc.collect()
     assert alive() is None
@@ -2387,10 +2395,10 @@ async def test_lone_messages_cost_one_read_each_also_behind_a_burst(
         assert await connection.receive() == b"lone"
 
     for _ in range(3):
+        reads.clear()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive)
             await trio.testing.wait_all_tasks_blocked()
-            reads.clear()
             await peer.send_all(frame(b"lone"))
         assert reads == [8]
     await peer.aclose()
@@ -2459,12 +2467,54 @@ async def test_lone_frame_that_is_not_taken_at_once_fills_the_queue_and_is_writt
     statistics = connection.statistics()
     assert statistics.bytes_sent + statistics.bytes_queued == 700_000
     assert statistics.bytes_queued > 1000
+    assert await read_exactly(peer, 700_000) == b"y" * 700_000
+    await connection.send(frame)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.send, b"z")
         await trio.testing.wait_all_tasks_blocked()
-        assert connection.statistics().messages_sent == 1
+        assert connection.statistics().messages_sent == 2
         assert await read_exactly(peer, 700_001) == b"y" * 700_000 + b"z"
-    assert connection.statistics().bytes_sent == 700_001
+    statistics = connection.statistics()
+    assert (statistics.bytes_sent, statistics.bytes_queued) == (1_400_001, 0)
+    await peer.aclose()
+
+
+async def test_most_that_was_queued_is_remembered(tight_pair: Pair, connect: Connect) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, write_buffer_size=10**6)
+    for size in (1000, 300_000, 2000):
+        await connection.send(bytes(size))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.flush)
+            assert await read_exactly(peer, 4 + size) == frame(bytes(size))
+    assert connection.statistics().most_bytes_queued == 300_004
+
+
+async def test_chunks_and_offers_of_a_stream_are_counted(connect: Connect) -> None:
+    ours, peer = memory()
+    connection = connect(ours)
+    for number in range(1, 4):
+        await peer.send_all(frame(b"x") * 3)
+        for _ in range(3):
+            await connection.send(await connection.receive())
+        assert await read_exactly(peer, 15) == frame(b"x") * 3
+        statistics = connection.statistics()
+        assert (statistics.chunks_received, statistics.flushes) == (number, number)
+
+
+async def test_offers_in_the_background_are_counted(connect: Connect) -> None:
+    ours, peer = tight_unix()
+    connection = connect(ours)
+    await connection.send(bytes(50_000))
+    await trio.testing.wait_all_tasks_blocked()
+    before = connection.statistics().flushes
+    wakes = 0
+    with counted_writes(ours) as writes:
+        while connection.statistics().bytes_queued:
+            await peer.receive_some(10_000)
+            wakes += 1
+            await trio.testing.wait_all_tasks_blocked()
+    assert 0 < connection.statistics().flushes - before <= min(wakes, writes.count)
     await peer.aclose()
 
 
@@ -2574,3 +2624,21 @@ async def test_server_that_stops_hardly_waits_for_what_may_be_on_its_way(
     start = trio.current_time()
     await server.serve_stream(ours)
     assert 0 < trio.current_time() - start < 0.1
+
+
+@pytest.mark.parametrize("make", [memory, unix])
+async def test_numbers_go_on_under_tls(
+    make: Callable[[], Pair], connect: Connect, tls: Tls
+) -> None:
+    left, right = map(connect, make())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(left.send, bytes(5000))
+        assert await right.receive() == bytes(5000)
+        await right.send(b"x")
+        assert await left.receive() == b"x"
+    before = [attrs.astuple(each.statistics())[4:12] for each in (left, right)]
+    assert all(any(numbers) for numbers in before)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(left.start_tls, tls.server, server_side=True))
+        await right.start_tls(tls.client, server_hostname="example.org")
+    assert [attrs.astuple(each.statistics())[4:12] for each in (left, right)] == before

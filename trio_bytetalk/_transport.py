@@ -237,7 +237,6 @@ class Transport(ABC):
 
         Raises:
           trio.BrokenResourceError: if the connection broke.
-          trio.ClosedResourceError: if it was closed.
         """
 
     @abstractmethod
@@ -777,8 +776,6 @@ class SocketTransport(Transport):
             self._readiness.readable = False
             return None
         except OSError as error:
-            if self._fd < 0:
-                raise trio.ClosedResourceError("the connection was closed") from None
             raise broken(error) from error
         count = len(data)
         self.bytes_received += count

@@ -13,11 +13,11 @@ import attrs
 
 try:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "trio_bytetalk.opentelemetry needs opentelemetry-api: "
         "pip install 'trio-bytetalk[opentelemetry]'"
-    ) from error
+    ) from _error
 
 from . import __version__
 from ._metrics import METRICS, Metric, StatisticsReader, measured

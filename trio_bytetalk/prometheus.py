@@ -11,10 +11,10 @@ from typing import Any
 try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "trio_bytetalk.prometheus needs prometheus-client: pip install 'trio-bytetalk[prometheus]'"
-    ) from error
+    ) from _error
 
 from . import _metrics
 from ._metrics import METRICS, SERVER, StatisticsReader, measured
