@@ -368,6 +368,7 @@ async def test_send_waits_while_the_peer_does_not_read(tight_pair: Pair, connect
         nursery.start_soon(connection.send, b"the last")
         await trio.testing.wait_all_tasks_blocked()
         assert connection.statistics().messages_sent == len(sent)
+        assert connection.statistics().senders_waiting == 1
         with pytest.raises(trio.WouldBlock):
             connection.send_nowait(b"too many")
         expected = frames([*sent, b"the last"])
@@ -1001,9 +1002,15 @@ async def test_closing_does_not_wait_for_a_peer_that_sends_nothing(
     await peer.aclose()
 
 
+@pytest.mark.parametrize("with_epoll", [False, True])
 async def test_closing_while_the_peer_goes_on_sending_reads_it_away(
-    connect: Connect, autojump_clock: trio.testing.MockClock
+    connect: Connect,
+    autojump_clock: trio.testing.MockClock,
+    with_epoll: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not with_epoll:
+        monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
     ours, peer = unix()
     start = trio.current_time()
     connection = connect(ours)
@@ -2482,6 +2489,7 @@ async def test_lone_frame_that_is_not_taken_at_once_fills_the_queue_and_is_writt
 async def test_most_that_was_queued_is_remembered(tight_pair: Pair, connect: Connect) -> None:
     ours, peer = tight_pair
     connection = connect(ours, write_buffer_size=10**6)
+    assert connection.statistics().most_bytes_queued == 0
     for size in (1000, 300_000, 2000):
         await connection.send(bytes(size))
         async with trio.open_nursery() as nursery:
