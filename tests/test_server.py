@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import logging
 import math
@@ -13,6 +14,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, assert_type
@@ -23,7 +26,7 @@ import trio
 import trio.testing
 import trustme
 from conftest import Tls, fields_of
-from pairs import frame, reset
+from pairs import frame, memory, reset, tcp
 
 from trio_bytetalk import (
     NEED_DATA,
@@ -57,7 +60,7 @@ from trio_bytetalk import (
     open_tcp_connection,
     open_unix_connection,
 )
-from trio_bytetalk.testing import open_memory_connection
+from trio_bytetalk.testing import Cut, FaultyStream, open_memory_connection
 
 LOCALHOST = "127.0.0.1"
 
@@ -1936,6 +1939,61 @@ async def test_what_was_received_over_tls_before_the_stop_is_handled_and_answere
         server.stop()
         begin.set()
         assert [message async for message in connection] == messages
+
+
+@pytest.mark.parametrize("kind", ["tls over a socket", "tls in memory", "in pieces"])
+async def test_what_has_arrived_before_the_stop_is_handled_however_busy_the_program_is(
+    nursery: trio.Nursery,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    kind: str,
+) -> None:
+    # Of TLS, each message is a record, and each record is a turn of the scheduler.
+    begin = trio.Event()
+    received: list[bytes] = []
+
+    async def late(connection: BytesConnection) -> None:
+        await begin.wait()
+        received.extend([message async for message in connection])
+
+    async def busy_neighbour() -> None:
+        while True:
+            time.sleep(0.001)  # noqa: ASYNC251 - that is what makes it one
+            await trio.lowlevel.checkpoint()
+
+    messages = [b"%d" % number for number in range(120)]
+    server = Server(late)
+    ours: trio.abc.HalfCloseableStream
+    theirs: trio.abc.HalfCloseableStream
+    ours, theirs = tcp() if kind == "tls over a socket" else memory()
+    under = theirs
+    peer: trio.abc.Stream = ours
+    if kind == "in pieces":
+        whole = sum(map(len, map(frame, messages)))
+        theirs = FaultyStream(theirs, receiving=[Cut(place) for place in range(0, whole, 3)])
+        nursery.start_soon(server.serve_stream, theirs)
+    else:
+        peer = trio.SSLStream(ours, client_context, server_hostname="localhost")
+        serve = functools.partial(server.serve_stream, ssl_context=server_context)
+        nursery.start_soon(serve, theirs)
+    for message in messages:
+        await peer.send_all(frame(message))
+    if isinstance(under, trio.SocketStream):
+        record = 5 + 1 + 16  # what TLS 1.3 adds to what is in one (RFC 8446, 5.2)
+        arriving = sum(len(frame(message)) + record for message in messages)
+        waiting = bytearray(4)
+        while int.from_bytes(waiting, sys.byteorder) < arriving:
+            await trio.lowlevel.checkpoint()
+            fcntl.ioctl(under.socket.fileno(), termios.FIONREAD, waiting)
+    nursery.start_soon(busy_neighbour)
+    server.stop(None)
+    begin.set()
+    while server.is_running:
+        await trio.lowlevel.checkpoint()
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(ours)
+    assert received == messages
 
 
 @pytest.mark.parametrize("serve", ["serve_tcp", "serve_unix", "serve_listeners", "serve_stream"])

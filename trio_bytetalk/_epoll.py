@@ -35,6 +35,20 @@ _FEW = 4
 _READ_EVENTS = EPOLL_AVAILABLE and select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
 
+def bytes_waiting(fd: int) -> int:
+    """How many bytes can be read from a socket by now; 0 if it cannot say."""
+    # Imported here, for there are systems without, and these say nothing.
+    try:
+        import fcntl
+        import termios
+
+        answer = bytearray(4)
+        fcntl.ioctl(fd, termios.FIONREAD, answer)
+    except (ImportError, OSError, ValueError):  # closed, which reading will show
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
+
+
 class _Wake(outcome.Outcome[None]):
     """What a task is woken up with. Unlike `outcome.Value`, it can be used any number of times."""
 
@@ -99,16 +113,7 @@ class Readiness:
 
     def bytes_waiting(self) -> int:
         """How many bytes can be read by now; 0 if the socket cannot say."""
-        # Imported here, for there are systems without, and they do not come here.
-        import fcntl
-        import termios
-
-        answer = bytearray(4)
-        try:
-            fcntl.ioctl(self._fd, termios.FIONREAD, answer)
-        except (OSError, ValueError):  # closed, which reading will show
-            return 0
-        return int.from_bytes(answer, sys.byteorder)
+        return bytes_waiting(self._fd)
 
     def wake_reader(self) -> None:
         """Let a task in `wait_readable` return now."""

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from ._codec import Buffer
-from ._epoll import EPOLL_AVAILABLE, Readiness, register
+from ._epoll import EPOLL_AVAILABLE, Readiness, bytes_waiting, register
 from ._errors import BytetalkError
 from ._flusher import flush_soon
 from ._limits import Limits
@@ -49,9 +49,11 @@ _UNANNOUNCED: Final = 16
 # How much one send_all of a StreamTransport gets: progress is only seen in between.
 _SEND_SIZE: Final = 64 * 1024
 
-# For how long take_rest() goes on reading a stream, which cannot be asked whether it has something.
-# What has arrived is there at once, or with TLS a few turns of the scheduler later.
-_REST_TIME: Final = 0.05
+# When take_rest() has seen all of a stream that cannot be asked what it holds. After so many turns
+# of the scheduler without anything: what has arrived is there at once, or some turns later if TLS
+# decrypts it, or it comes in pieces. Or after so many bytes, more than systems hold for a socket.
+_REST_TURNS: Final = 100
+_REST_SIZE: Final = 8 * 1024 * 1024
 
 # How many writes may succeed without waiting before the writing task must yield.
 _WRITES_PER_TURN: Final = 16
@@ -602,12 +604,21 @@ class StreamTransport(Transport):
 
     _read_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
     _received: bytes | bytearray | None = attrs.field(default=None, init=False)
+    _reading: bool = attrs.field(default=False, init=False)
+    _closing: trio.Event | None = attrs.field(default=None, init=False)  # set if no one is reading
 
     async def ready(self) -> None:
+        self._reading = True
+        try:
+            await self._read(self.stream)
+        finally:
+            self._leave_off()
+
+    async def _read(self, stream: trio.abc.Stream | _Arrived) -> None:
         self.flush_now()
         with trio.CancelScope() as self._read_scope:
             try:
-                self._received = await self.stream.receive_some()
+                self._received = await stream.receive_some()
             except trio.BrokenResourceError as error:
                 raise broken(error) from error.__cause__
 
@@ -621,14 +632,75 @@ class StreamTransport(Transport):
     async def take_rest(
         self, feed: Callable[[bytes | bytearray], None]
     ) -> bytes | bytearray | None:
-        with trio.move_on_after(_REST_TIME):
+        self._reading = True
+        try:
+            await trio.lowlevel.checkpoint()
+            tls: trio.SSLStream[Any] | None = None
+            bottom = self.stream
+            while isinstance(bottom, trio.SSLStream):
+                tls, bottom = bottom, bottom.transport_stream
+            if not isinstance(bottom, trio.SocketStream):
+                return await self._take_while_it_comes(feed)
+            arrived = _Arrived(bottom, bytes_waiting(bottom.socket.fileno()))
+            if tls is None:
+                return await self._take_all(arrived, feed)
+            tls.transport_stream = arrived
+            try:
+                return await self._take_all(self.stream, feed)
+            finally:
+                tls.transport_stream = bottom
+        finally:
+            self._leave_off()
+
+    async def _take_all(
+        self, stream: trio.abc.Stream | _Arrived, feed: Callable[[bytes | bytearray], None]
+    ) -> bytes | bytearray | None:
+        with contextlib.suppress(_NothingMoreError):
             while True:
-                await self.ready()
+                await self._read(stream)
                 data = self.take()
                 if not data:
                     return data
                 feed(data)
         return None
+
+    async def _take_while_it_comes(
+        self, feed: Callable[[bytes | bytearray], None]
+    ) -> bytes | bytearray | None:
+        """`take_rest` for a stream that nobody can ask what it holds."""
+        turns = size = 0
+        data: bytes | bytearray | None = None
+        failure: Exception | None = None
+
+        async def lose_patience() -> None:
+            nonlocal turns
+            while turns < _REST_TURNS:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lose_patience)
+            try:
+                while size < _REST_SIZE:
+                    await self._read(self.stream)
+                    data = self.take()
+                    if not data:
+                        break
+                    feed(data)
+                    size += len(data)
+                    turns, data = 0, None
+            except Exception as error:  # noqa: BLE001 - raised below: the nursery would wrap it
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return data
+
+    def _leave_off(self) -> None:
+        self._reading = False
+        if self._closing is not None:
+            self._closing.set()
 
     def interrupt(self) -> None:
         if self._read_scope is not None:
@@ -646,10 +718,16 @@ class StreamTransport(Transport):
 
     async def aclose(self) -> None:
         healthy = self.error is None
+        self._closing = trio.Event()
         self._end()
         try:
             if healthy:
-                await _close(self.stream)
+                try:
+                    if self._reading:  # and then TLS could not say its closing word
+                        self.interrupt()
+                        await self._closing.wait()
+                finally:
+                    await _close(self.stream)
             else:
                 await self.stream.aclose()
         except trio.BrokenResourceError:
@@ -702,7 +780,28 @@ async def _close_tls(stream: trio.SSLStream[Any]) -> None:
 
 
 class _NothingMoreError(Exception):
-    """TLS has been through all that it had received."""
+    """TLS has been through all that it is to have."""
+
+
+@attrs.define(eq=False)
+class _Arrived:
+    """What a socket has received by now: in its place, for as long as that is read."""
+
+    stream: trio.SocketStream
+    left: int
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def receive_some(self, _max_bytes: int | None = None) -> bytes | bytearray:
+        socket = self.stream.socket
+        fd = socket.fileno()  # negative if another task has closed it, which reading will tell
+        # When nothing is left, the end of the stream may be, and that has arrived, too.
+        if self.left <= 0 and fd >= 0 and (bytes_waiting(fd) or not socket.is_readable()):
+            raise _NothingMoreError
+        data = await self.stream.receive_some(min(max(self.left, 1), _READ_SIZE))
+        self.left -= len(data)
+        return data
 
 
 @attrs.define(eq=False)
