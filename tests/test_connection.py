@@ -2751,17 +2751,57 @@ async def test_stop_ends_a_wait_for_the_next_message(pair: Pair) -> None:
     assert received == [b"x"]
 
 
+async def test_a_message_in_the_clear_that_nobody_has_received_yet_does_not_come_under_tls(
+    connect: Connect, tls: Tls
+) -> None:
+    # Cancelled while a subscriber has no room, receive() would return it the next time.
+    ours, peer = memory()
+    connection = connect(ours)
+    async with connection.message_received.subscribe(buffer_size=1) as events:
+        await peer.send_all(frame(b"one") + frame(b"evil"))
+        assert await connection.receive() == b"one"
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.receive)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        events.receive_nowait()
+        with pytest.raises(ProtocolError, match="sent a message in the clear, not a TLS handshake"):
+            await connection.start_tls(tls.server, server_side=True)
+
+
+@pytest.mark.parametrize("emitter", ["message_received", "message_written"])
+@pytest.mark.parametrize("known_before", [False, True])
+async def test_a_subscription_to_a_connection_that_has_ended_ends_at_once(
+    connect: Connect, emitter: str, known_before: bool
+) -> None:
+    connection = connect(memory()[0])
+    if known_before:
+        assert getattr(connection, emitter) is getattr(connection, emitter)
+    await connection.aclose()
+    async with getattr(connection, emitter).subscribe() as events:
+        assert [event async for event in events] == []
+
+
 async def test_given_up_while_the_server_stops_is_told_as_that(
-    autojump_clock: trio.testing.MockClock,
+    mock_clock: trio.testing.MockClock,
 ) -> None:
     errors: list[Exception] = []
 
     async def handle(connection: AnyConnection) -> None:
         await connection.send(bytes(1000))
-        await trio.sleep(4.99)
+        await trio.testing.wait_all_tasks_blocked()
         server.stop()
-        with pytest.raises(trio.BrokenResourceError) as caught:
-            await connection.receive()  # which reads on for more than the hundredth that is left
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def let_time_pass() -> None:
+                for _ in range(5):
+                    await trio.lowlevel.checkpoint()
+                mock_clock.jump(5)
+
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await connection.receive()  # which reads on for some turns of the scheduler
         errors.append(caught.value)
 
     server = Server(handle, send_timeout=5, close_timeout=1)

@@ -957,3 +957,13 @@ async def test_dropped_events_are_counted_in_the_servers_statistics(overflow: An
             await server.client_connected.emit(event)
         assert subscription.dropped == 3
     assert server.statistics().events_dropped == 3
+
+
+async def test_subscribing_to_what_has_ended_ends_at_once() -> None:
+    connection, peer = connection_pair(LengthPrefixed())
+    emitter = connection.message_received
+    await connection.aclose()
+    await peer.aclose()
+    async with emitter.subscribe() as events:
+        with pytest.raises(trio.EndOfChannel):
+            await events.receive()

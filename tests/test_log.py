@@ -59,6 +59,10 @@ def in_a_group() -> Exception:
     return ExceptionGroup("printable", [RuntimeError("printable"), ExceptionGroup("x", [plain()])])
 
 
+def of_syntax() -> Exception:
+    return SyntaxError("invalid syntax", ("printable", 1, 1, f"x\u2028{FORGED}\n"))
+
+
 def as_a_note() -> Exception:
     error = RuntimeError("printable")
     error.add_note(f"a note\n{FORGED}")
@@ -75,6 +79,7 @@ def as_a_note() -> Exception:
         as_context,
         in_a_group,
         as_a_note,
+        of_syntax,
     ],
 )
 def test_no_line_of_a_traceback_looks_like_a_record(
@@ -157,6 +162,7 @@ async def test_a_peer_cannot_write_lines_through_a_handler_that_quotes_it(
         (b"\0chat", "@chat"),
         (b"\0\xffchat", r"@\xffchat"),
         (7, "7"),  # another family's
+        ((2, 5000), "(2, 5000)"),  # a vsock's
         (f"/tmp/x\n{FORGED}", f"/tmp/x\\n{FORGED}"),  # a client chooses its own path
         ("/" + 200 * "x", "/" + 53 * "x" + " ... " + 54 * "x"),
     ],

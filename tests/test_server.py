@@ -919,6 +919,84 @@ async def test_the_handler_uses_a_closed_connection_of_its_own_making(
     assert only_record(caplog).levelno == logging.ERROR
 
 
+async def test_an_on_disconnect_hook_that_fails_when_it_is_cancelled_ends_nothing(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cleans_up() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OopsError
+
+    async def handler(_connection: BytesConnection) -> None:
+        pass
+
+    server = Server(handler)
+
+    @server.on_disconnect
+    async def part(_connection: BytesConnection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cleans_up)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, trio.testing.memory_stream_pair()[0])
+        await trio.testing.wait_all_tasks_blocked()
+        server.stop(1)
+    assert "a hook failed at" in only_record(caplog).getMessage()
+
+
+@pytest.mark.parametrize("with_epoll", [False, True])
+async def test_a_fault_that_the_handler_has_caught_is_the_reason_though_more_has_come(
+    with_epoll: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_epoll:
+        monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
+    more = trio.Event()
+
+    async def handler(connection: BytesConnection) -> None:
+        with pytest.raises(MessageTooLargeError):
+            await connection.receive()
+        await more.wait()
+
+    server = Server(handler)
+    ours, theirs = tcp()
+    async with server.events() as events, trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await theirs.send_all(b"\xff" * 10)
+        await trio.testing.wait_all_tasks_blocked()
+        await theirs.send_all(b"more")
+        more.set()
+        assert await theirs.receive_some() == b""
+        await theirs.aclose()
+        while server.is_running:
+            await trio.lowlevel.checkpoint()
+        (connection,) = connections_in(waiting_in(events))
+    assert type(connection.close_reason) is MessageTooLargeError
+    assert server.statistics().endings[Ending.PROTOCOL_ERROR] == 1
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_cut_short_while_the_last_is_being_sent(
+    stopped: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def handler(connection: BytesConnection) -> None:
+        await connection.send(bytes(1000))
+
+    server = Server(handler, close_timeout=100)
+    async with server.events() as events:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, trio.testing.lockstep_stream_pair()[0])
+            await trio.testing.wait_all_tasks_blocked()
+            if stopped:
+                server.stop(1)
+            else:
+                nursery.cancel_scope.cancel()
+        (connection,) = connections_in(waiting_in(events))
+    expected = CloseReason.SERVER_STOPPED if stopped else CloseReason.CANCELLED
+    assert connection.close_reason is expected
+
+
 async def test_an_on_connect_hook_turns_a_client_away(caplog: pytest.LogCaptureFixture) -> None:
     server = Server(echo)
 

@@ -1167,6 +1167,22 @@ async def test_stream_that_fails_to_close_is_closed_all_the_same(
         }
 
 
+@pytest.mark.parametrize("error", [trio.BrokenResourceError(), OopsError("a bug in aclose")])
+async def test_stream_that_fails_to_close_after_a_failed_handshake_ends_nothing(
+    error: Exception, tls: Tls, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Uncloseable(PlainStream):
+        async def aclose(self) -> None:
+            raise error
+
+    ours, peer = memory()
+    await peer.send_all(b"GET / HTTP/1.1")
+    await Server(echo).serve_stream(Uncloseable(ours), ssl_context=tls.server)
+    events = [fields_of(record)["event"] for record in caplog.records]
+    unclosed = ["closing_failed"] if isinstance(error, OopsError) else []
+    assert events == ["handshake_failed", *unclosed]
+
+
 async def test_task_dump_says_whose_workers_they_are(connect: Connect, tls: Tls) -> None:
     def workers() -> set[str]:
         root = trio.lowlevel.current_root_task()

@@ -886,18 +886,19 @@ class Connection(
                     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                         await transport.finish()
                 finally:
+                    reason = self._natural_reason()  # now, for closing may read on
                     await transport.aclose()
         except trio.Cancelled:
             self._reason = self._reason or CloseReason.CANCELLED
             raise
         finally:
-            self.close_reason = self._reason or self._natural_reason()
+            self.close_reason = self._reason or reason
             self._ended = trio.current_time()
             if self._timer is not None:
                 self._timer.forget()
             for emitter in (self._on_received, self._on_written):
                 if self._is_own(emitter):
-                    emitter._end_subscriptions()
+                    emitter._end()
             closed.set()
 
     async def _wait_for_closing(self, closed: trio.Event, flushing: trio.CancelScope) -> None:
@@ -1020,6 +1021,11 @@ class Connection(
                 await plain.finish()
             if self._closed:
                 raise trio.ClosedResourceError("this connection was closed by another task")
+            if self._undelivered is not None:
+                raise ProtocolError(
+                    "the peer sent a message in the clear, not a TLS handshake; receive() has been "
+                    "cancelled while listeners were told of it"
+                )
             if len(self._buffer):
                 raise ProtocolError(
                     f"the peer sent {len(self._buffer)} bytes in the clear, not a TLS handshake"
@@ -1054,7 +1060,7 @@ class Connection(
     def message_received(self) -> EventEmitter[MessageReceived]:
         """This connection's own emitter of `MessageReceived`; it forwards to the server's."""
         if not self._is_own(self._on_received):
-            self._on_received = _forwarding_to(self._on_received)
+            self._on_received = self._forwarding_to(self._on_received)
         return self._on_received
 
     @property
@@ -1066,8 +1072,16 @@ class Connection(
         it a large ``buffer_size``, or an ``overflow`` that does not wait.
         """
         if not self._is_own(self._on_written):
-            self._on_written = _forwarding_to(self._on_written)
+            self._on_written = self._forwarding_to(self._on_written)
         return self._on_written
+
+    def _forwarding_to(self, emitter: EventEmitter[Any]) -> EventEmitter[Any]:
+        own: EventEmitter[Any] = EventEmitter()
+        if emitter is not _NOBODY:
+            own.connect(emitter)
+        if self._ended is not None:
+            own._end()
+        return own
 
     def _is_own(self, emitter: EventEmitter[Any]) -> bool:
         server = self.server
@@ -1119,13 +1133,6 @@ def _bytes_only(piece: object) -> Buffer:
     if not isinstance(piece, bytes | bytearray):
         raise TypeError(f"not bytes: {piece!r}")
     return piece
-
-
-def _forwarding_to(emitter: EventEmitter[Any]) -> EventEmitter[Any]:
-    own: EventEmitter[Any] = EventEmitter()
-    if emitter is not _NOBODY:
-        own.connect(emitter)
-    return own
 
 
 def check_ssl_context(

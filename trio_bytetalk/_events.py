@@ -343,6 +343,7 @@ class EventEmitter(Generic[E]):
     )
 
     _dropped: int = attrs.field(default=0, init=False)  # by all its subscriptions ever
+    _ended: bool = attrs.field(default=False, init=False)
 
     def subscribe(
         self, *, buffer_size: int = BUFFER_SIZE, overflow: Overflow = "wait"
@@ -358,9 +359,13 @@ class EventEmitter(Generic[E]):
               `SubscriptionOverflowError`.
 
         Returns:
-          Subscription: to be used as ``async with emitter.subscribe() as events:``.
+          Subscription: to be used as ``async with emitter.subscribe() as events:``. That of a
+              connection which has ended ends at once.
         """
-        return Subscription(buffer_size, overflow, (self,))
+        subscription = Subscription(buffer_size, overflow, (self,))
+        if self._ended:
+            subscription._end()
+        return subscription
 
     def connect(
         self, listener: EventEmitter[E] | Callable[[E], Awaitable[object]]
@@ -430,8 +435,13 @@ class EventEmitter(Generic[E]):
             else:
                 flat.append(listener)
 
+    def _end(self) -> None:
+        """The owner has ended: there are no more events, for later subscribers neither."""
+        self._ended = True
+        self._end_subscriptions()
+
     def _end_subscriptions(self) -> None:
-        """The owner has ended: its subscriptions end behind the events they have."""
+        """The subscriptions end behind the events they have."""
         for listener in self._listeners:
             if type(listener) is Subscription:
                 listener._end()

@@ -43,7 +43,7 @@ def address_in_words(address: Any) -> str | None:
     """A socket's address as one writes it, on one line; None if there is none."""
     if not address:  # an unnamed Unix socket's is empty
         return None
-    if isinstance(address, tuple):
+    if isinstance(address, tuple) and isinstance(address[0], str):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):  # Linux's abstract names begin with a zero byte
@@ -80,6 +80,8 @@ def _words(error: BaseException) -> Iterator[str]:
         with contextlib.suppress(Exception):  # the traceback says that it failed, and no more
             yield str(one)
             yield from map(str, getattr(one, "__notes__", ()))
+            if isinstance(one, SyntaxError) and one.text is not None:
+                yield one.text.rstrip("\n")
         left += one.__cause__, one.__context__
         if isinstance(one, BaseExceptionGroup):
             left += one.exceptions

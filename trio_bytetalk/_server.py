@@ -47,7 +47,7 @@ from ._length_prefixed import LengthPrefixed
 from ._limits import LimitOptions, Limits
 from ._listeners import open_tcp_listeners, open_unix_listener
 from ._log import ERROR_SHOWN, address_in_words, fields, get_logger
-from ._transport import Frame, address_of
+from ._transport import Frame, address_of, close_forcefully
 
 _logger = get_logger("server")
 
@@ -647,7 +647,7 @@ class Server(Generic[SendT, ReceiveT]):
             except trio.Cancelled:
                 self._refused += 1
                 with trio.CancelScope(shield=True):
-                    await trio.aclose_forcefully(stream)
+                    await close_forcefully(stream, number)
                 raise
             self._serving += 1
             connections.start_soon(
@@ -690,7 +690,7 @@ class Server(Generic[SendT, ReceiveT]):
                 remote = address_in_words(address)
                 extra = fields("connection_refused", error, connection=number, remote=remote)
                 _logger.exception("no connection %d with %r", number, address, extra=extra)
-                await trio.aclose_forcefully(stream)
+                await close_forcefully(stream, number)
                 return
             self._connections.add(connection)
             try:
@@ -725,11 +725,11 @@ class Server(Generic[SendT, ReceiveT]):
             words = "no connection %d with %r: %s"
             said = number, address, in_words(error, ERROR_SHOWN)
             _logger.warning(words, *said, exc_info=traceback, extra=extra)
-            await trio.aclose_forcefully(secure)
+            await close_forcefully(secure, number)
             return None
         except BaseException:
             with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(secure)
+                await close_forcefully(secure, number)
             raise
         finally:
             self._handshakes -= 1
@@ -753,7 +753,12 @@ class Server(Generic[SendT, ReceiveT]):
             if rest is not None:
                 raise rest from None
         finally:
-            await connection.aclose()
+            try:
+                await connection.aclose()
+            except trio.Cancelled:
+                if run.stopping:  # and the stop's time was over while the last was being sent
+                    connection._conclude(CloseReason.SERVER_STOPPED)
+                raise
 
     async def _tell_of_beginning(self, connection: Connection[SendT, ReceiveT]) -> None:
         event = ClientConnected(connection)
@@ -794,24 +799,22 @@ async def _deliver_and_log(
     while listeners:
         try:
             await deliver(event, listeners)
-        except Exception as error:
-            extra = event.connection._log_fields("hook_failed", error)
-            _logger.exception("a hook failed at %r", event, extra=extra)
+        except BaseException as error:
+            ours, rest = _split(error)
+            if ours is not None:
+                extra = event.connection._log_fields("hook_failed", ours)
+                _logger.error("a hook failed at %r", event, exc_info=ours, extra=extra)
+            if rest is error:
+                raise
+            if rest is not None:
+                raise rest from None
 
 
 def _judge(
     connection: Connection[Any, Any], error: BaseException, *, stopping: bool
 ) -> BaseException | None:
     """Decide what ``error`` means for ``connection``, log it, and return what is not its own."""
-    ours: BaseException | None
-    rest: BaseException | None
-    if isinstance(error, BaseExceptionGroup):
-        ours, rest = error.split(Exception)
-    elif isinstance(error, Exception):
-        ours, rest = error, None
-    else:
-        ours, rest = None, error
-
+    ours, rest = _split(error)
     if ours is None:
         if all(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error)):
             connection._conclude(CloseReason.SERVER_STOPPED if stopping else CloseReason.CANCELLED)
@@ -837,6 +840,13 @@ def _judge(
         words = "the handler or a hook of %r failed"
         _logger.error(words, connection, exc_info=ours, extra=extra)
     return rest
+
+
+def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What of ``error`` is a failure, and what is not, as cancellation."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return (error, None) if isinstance(error, Exception) else (None, error)
 
 
 def _tells_of_end(connection: Connection[Any, Any], error: BaseException) -> bool:

@@ -732,11 +732,8 @@ class StreamTransport(Transport):
                 await self.stream.aclose()
         except trio.BrokenResourceError:
             pass
-        except Exception as error:
-            # The stream's bug; but who closes a connection must be able to rely on that.
-            what, number = self.stream, self.number
-            extra = fields("closing_failed", error, connection=number)
-            _logger.exception("%r of connection %d could not be closed", what, number, extra=extra)
+        except Exception as error:  # noqa: BLE001 - but who closes a connection must rely on that
+            _note_unclosed(self.stream, self.number, error)
 
     async def _write_and_wait(self) -> None:
         data = self._queue[0]
@@ -748,6 +745,22 @@ class StreamTransport(Transport):
         await self.stream.send_all(data)
         if self.error is None:  # or the queue was cleared meanwhile
             self._taken(len(data))
+
+
+async def close_forcefully(stream: trio.abc.Stream, number: int) -> None:
+    """Close the stream of connection ``number`` at once, even if the stream has a bug there."""
+    try:
+        await trio.aclose_forcefully(stream)
+    except trio.BrokenResourceError:
+        pass
+    except Exception as error:  # noqa: BLE001 - it is logged, and one connection's trouble stays its own
+        _note_unclosed(stream, number, error)
+
+
+def _note_unclosed(stream: trio.abc.Stream, number: int, error: Exception) -> None:
+    extra = fields("closing_failed", error, connection=number)
+    words = "%r of connection %d could not be closed"
+    _logger.error(words, stream, number, exc_info=error, extra=extra)
 
 
 async def _close(stream: trio.abc.Stream) -> None:
