@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import weakref
 from functools import partial
 
@@ -125,3 +126,52 @@ async def test_any_number_of_timers_are_watched_by_one_task(
     for number in range(10):
         Timer(lambda: None).start(trio.current_time() + number)
     assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_what_was_put_to_an_earlier_time_again_and_again_does_not_pile_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As where a message that is not whole has a minute, and then there is a day to be idle."""
+    day = 86_400
+    timer = Timer(lambda: None)
+    for _ in range(2000):
+        timer.start(trio.current_time() + day)
+        timer.start(trio.current_time() + 60)
+        timer.start(trio.current_time() + day)
+        await trio.sleep(61)
+    assert len(gc.get_referrers(timer)) < 500
+
+
+async def test_set_to_the_same_time_again_and_again_it_has_one_entry() -> None:
+    timer = Timer(lambda: None)
+    never_set = len(gc.get_referrers(timer))
+    for deadline in (trio.current_time() + 1000, math.inf):
+        for _ in range(50):
+            timer.start(deadline)
+    assert len(gc.get_referrers(timer)) == never_set + 1
+
+
+async def test_forgotten_timers_do_not_wait_for_their_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    day = 86_400
+    noise = random.Random(1)
+    expired: list[int] = []
+    others = [Timer(partial(expired.append, number)) for number in range(200)]
+    forgotten = []
+    start = trio.current_time()
+    for number in noise.sample(range(200), 200):
+        others[number].start(start + day + number)
+        for _ in range(20):
+            timer = Timer(lambda: None)
+            timer.start(start + day + noise.random() * 200)
+            forgotten.append(weakref.ref(timer))
+            timer.forget()
+            timer.forget()  # which is no more than once
+    del timer
+    assert sum(timer() is not None for timer in forgotten) < 500
+    await trio.sleep(day - 1)
+    for number in range(200):  # each at its time, though others have gone from between them
+        assert len(expired) == number
+        await trio.sleep_until(start + day + number + 0.5)
+    assert expired == list(range(200))

@@ -36,8 +36,11 @@ class Timer:
         """Run until ``deadline``, instead of until whatever it was before."""
         self.deadline = deadline
         if deadline < self._looked_at:
+            watch = _watch()
+            if self._looked_at < math.inf:
+                watch.add_stale()
             self._looked_at = deadline
-            _watch(self, deadline)
+            watch.add(deadline, self)
 
     def stop(self) -> None:
         """Do not run any more."""
@@ -46,14 +49,21 @@ class Timer:
     def forget(self) -> None:
         """Stop for good, and let go of what ``expire`` belongs to.
 
-        The system task keeps the timer itself until it looks at it next.
+        The system task keeps the timer itself for a while, but not many of them.
         """
         self.deadline = math.inf
         self.expire = _do_nothing
+        if self._looked_at < math.inf:
+            self._looked_at = math.inf
+            _watch().add_stale()
 
 
 def _do_nothing() -> None:
     """What a timer that was forgotten would call."""
+
+
+# How many stale entries there may be beside as many as there are others.
+_STALE = 100
 
 
 @attrs.define(eq=False)
@@ -62,6 +72,16 @@ class _Watch:
     heap: list[tuple[float, int, Timer]] = attrs.field(factory=list)
     count: itertools.count[int] = attrs.field(factory=itertools.count)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    stale: int = 0  # entries of timers that are looked at earlier, or never again
+
+    def add_stale(self) -> None:
+        """One more entry is stale. When most are, they go: they may be due in a day only."""
+        self.stale += 1
+        heap = self.heap
+        if self.stale > len(heap) / 2 + _STALE:
+            heap[:] = [entry for entry in heap if entry[0] == entry[2]._looked_at]
+            heapq.heapify(heap)
+            self.stale = 0
 
     def add(self, when: float, timer: Timer) -> None:
         heapq.heappush(self.heap, (when, next(self.count), timer))
@@ -77,6 +97,7 @@ class _Watch:
             while heap and heap[0][0] <= now:
                 when, _, timer = heapq.heappop(heap)
                 if when != timer._looked_at:
+                    self.stale -= 1
                     continue  # it was set to an earlier time meanwhile, and has an entry for that
                 timer._looked_at = math.inf
                 if timer.deadline <= now:
@@ -89,11 +110,11 @@ class _Watch:
 _watch_var: trio.lowlevel.RunVar[_Watch] = trio.lowlevel.RunVar("trio_bytetalk._timer")
 
 
-def _watch(timer: Timer, when: float) -> None:
+def _watch() -> _Watch:
     try:
-        watch = _watch_var.get()
+        return _watch_var.get()
     except LookupError:
         watch = _Watch()
         _watch_var.set(watch)
         trio.lowlevel.spawn_system_task(watch.run, name="trio_bytetalk: timers")
-    watch.add(when, timer)
+        return watch
