@@ -31,7 +31,9 @@ class Limits:
 
     Args:
       message_timeout: How long a message may take to arrive once its first bytes have.
-      send_timeout: How long the peer may take no byte of what is queued for it.
+      send_timeout: How long the peer may take no byte of what is queued for it. What it takes is
+          seen byte by byte on a plain socket on Linux; over TLS and other streams, only when it has
+          taken 64 KiB, or all there is.
       idle_timeout: How long `Connection.receive` may wait with no byte moving in either direction
           and no message begun. No limit by default: many protocols are silent for hours.
       handshake_timeout: How long a TLS handshake may take.

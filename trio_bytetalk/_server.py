@@ -405,7 +405,8 @@ class Server(Generic[SendT, ReceiveT]):
         """Serve one connected Trio stream in the current task, until the connection ends.
 
         The stream may be anything: one end of an in-memory pair, the pipes to a subprocess, an
-        inherited socket. It is closed at the end.
+        inherited socket. It is closed at the end. Whether to serve it is the caller's decision, so
+        ``max_connections`` does not hold it up; it counts among them, though.
         """
         if not isinstance(stream, trio.abc.Stream):
             raise TypeError(f"stream must be a trio.abc.Stream, not {stream!r}")
@@ -425,7 +426,9 @@ class Server(Generic[SendT, ReceiveT]):
 
         This does not wait, so it can be called from anywhere in the Trio thread: a hook, a handler,
         another task. `stop_on_signals` calls it at a signal. Calling it again may shorten the time,
-        ``stop(0)`` ends it at once; a server that is not running stays as it is.
+        ``stop(0)`` ends it at once; a server that is not running stays as it is. What is not cut
+        short is that subscribers hear how each connection ended: one that does not read, with
+        ``overflow="wait"``, can take ``close_timeout`` twice, at the most 20 seconds.
         """
         check_stop_timeout(timeout)
         for run in self._runs:
