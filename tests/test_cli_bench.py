@@ -7,17 +7,15 @@ import errno
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import trio
 import trio.testing
@@ -341,6 +339,11 @@ async def test_a_terminal_is_drawn_on_and_left_as_it_was(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    async def run_here(function: Callable[[], object]) -> None:
+        function()  # for virtual time does not wait for other threads
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
     monkeypatch.setenv("TERM", "xterm")
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
     await bench.measure(PLAN, in_memory(nursery, 0.1), "a title", console)
@@ -400,41 +403,3 @@ def test_ctrl_c_on_a_real_terminal_prints_the_results(address: str) -> None:
 
 
 # -- descriptors
-
-
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The limits of open files, as this process has set them; at first 100, and at most 200."""
-    current = [(100, 200)]
-    monkeypatch.setattr(resource, "getrlimit", lambda _: current[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: current.append(limits))
-    return current
-
-
-def test_the_limit_of_open_files_is_raised_if_it_has_to_be(limits: list[tuple[int, int]]) -> None:
-    bench.allow_descriptors(100)
-    assert len(limits) == 1
-    bench.allow_descriptors(150)
-    assert limits[1:] == [(150, 200)]
-
-
-def test_a_limit_that_cannot_be_raised_is_told(
-    limits: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(click.UsageError, match="have 200: give fewer"):
-        bench.allow_descriptors(201)
-    assert len(limits) == 1
-
-    def refuse(_kind: int, _limits: tuple[int, int]) -> None:
-        raise ValueError("not allowed to raise maximum limit")
-
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    limits.append((100, resource.RLIM_INFINITY))
-    with pytest.raises(click.UsageError, match="have 100: give fewer"):
-        bench.allow_descriptors(201)
-
-
-def test_no_limit_is_no_problem(limits: list[tuple[int, int]]) -> None:
-    limits.append((resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    bench.allow_descriptors(10**9)
-    assert len(limits) == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import io
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,16 @@ async def test_a_message_each_way(mock_clock: trio.testing.MockClock) -> None:
         mock_clock.jump(1)
         await talk.peer.send_all(frame(b"again"))
         await talk.shows("12:34:56.789 ←    2.5 s  again")
+        talk.type(CTRL_D)
+
+
+async def test_arrows_where_the_terminal_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    async with talking() as talk:
+        await talk.peer.send_all(frame(b"welcome"))
+        while "welcome" not in talk.screen.text:
+            await trio.lowlevel.checkpoint()
+        assert "←" not in talk.screen.text
         talk.type(CTRL_D)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -258,11 +259,20 @@ def program(ctx: click.Context, debug: bool) -> None:
 
 
 @program.command()
-@click.argument("what", type=click.Choice(["one", "two"]))
+@click.argument("what", type=click.Choice(["one", "two", "codec", "disk", "pipe", "ctrl-c"]))
 @click.option("--number", type=int)
 def choose(what: str, number: int) -> None:
-    if what == "two":
-        run(fail, OSError(errno.EPERM, "not permitted"))
+    match what:
+        case "two":
+            run(fail, OSError(errno.EPERM, "not permitted"))
+        case "codec":
+            run(fail, ExceptionGroup("", [RuntimeError("a peer's\n\x1b[2J")]))
+        case "disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        case "pipe":
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        case "ctrl-c":
+            raise KeyboardInterrupt
     raise click.UsageError("a strange\n\n  number \x1b[2J.")
 
 
@@ -283,7 +293,10 @@ def invoke(*arguments: str) -> Result:
         (["--debgu"], "No such option '--debgu'. Did you mean '--debug'? (see 'bytetalk --help')"),
         (
             ["choose"],
-            "Missing argument '{one|two}'. Choose from: one, two (see 'bytetalk choose --help')",
+            (
+                "Missing argument '{one|two|codec|disk|pipe|ctrl-c}'. Choose from: one, two, "
+                "codec, disk, pipe, ctrl-c (see 'bytetalk choose --help')"
+            ),
         ),
         (
             ["choose", "one", "--number", "x"],
@@ -336,3 +349,28 @@ def test_a_mistake_with_debug_has_its_traceback() -> None:
 def test_the_exit_codes_are_explained() -> None:
     for code in ("0", "1", "2", str(INTERRUPTED)):
         assert f"{code}, " in EXIT_CODES
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_nobody_has_expected_is_one_line_too_and_no_peers_to_write(debug: bool) -> None:
+    result = invoke(*["--debug"] * debug, "choose", "codec")
+    assert result.exit_code == 1
+    *traceback, line = result.stderr.splitlines()
+    assert line == (
+        r"Error: a mistake in bytetalk, or in a codec of your own: RuntimeError: a peer's\n\x1b[2J "
+        "('bytetalk --debug ...' shows where)"
+    )
+    assert bool(traceback) == debug
+    assert all(each.isprintable() for each in traceback)
+
+
+def test_an_output_that_is_full_or_closed_is_no_mistake_of_the_programs() -> None:
+    result = invoke("choose", "disk")
+    assert (result.exit_code, result.stderr) == (1, "Error: No space left on device\n")
+    result = invoke("choose", "pipe")
+    assert (result.exit_code, result.stderr) == (1, "")
+
+
+def test_ctrl_c_outside_of_trio() -> None:
+    result = invoke("choose", "ctrl-c")
+    assert (result.exit_code, result.stderr) == (130, "")

@@ -359,6 +359,7 @@ def test_options_reach_the_server(given: list[Any]) -> None:
 
 def test_a_unix_socket_is_instead_of_a_port(given: list[Any]) -> None:
     assert invoke("echo", "--unix", "/tmp/x").exit_code == 0
+    assert "--unix needs the path of a socket" in invoke("echo", "--unix", "").stderr
     [(settings, _)] = given
     assert settings.unix == "/tmp/x"
     for option, value in (("--port", 5555), ("--host", "localhost")):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import click
 import pytest
 import trio
 from pairs import memory
@@ -91,10 +92,11 @@ async def chatting(codec: Codec[Any, Any], people: int) -> AsyncIterator[list[An
 
 
 async def test_what_one_says_reaches_all_others_with_the_name() -> None:
+    how = "/name NAME to be called that (bytetalk connect: with two slashes)"
     async with chatting(parse_codec("lines"), 3) as (ann, bob, cid):
-        assert await ann.receive() == "* you are unix#1, with 0 more; /name NAME to be called that"
-        assert await bob.receive() == "* you are unix#2, with 1 more; /name NAME to be called that"
-        assert await cid.receive() == "* you are unix#3, with 2 more; /name NAME to be called that"
+        assert await ann.receive() == f"* you are unix#1, with 0 more; {how}"
+        assert await bob.receive() == f"* you are unix#2, with 1 more; {how}"
+        assert await cid.receive() == f"* you are unix#3, with 2 more; {how}"
         assert await ann.receive() == "* unix#2 joined"
         assert await ann.receive() == await bob.receive() == "* unix#3 joined"
         await ann.send("hello")
@@ -209,6 +211,20 @@ async def test_log_prints_a_line_for_each_message() -> None:
     assert re.fullmatch(time + r" unix#1 text\\nof two lines", one)
     assert re.fullmatch(time + r" unix#1 ff 00", two)
     assert "\x1b" not in three
+
+
+async def test_an_output_that_nobody_reads_any_more_is_told() -> None:
+    def write(text: str) -> None:
+        raise BrokenPipeError
+
+    server: Server[Any, Any] = Server(codec=parse_codec("lines"))
+    log = Log(Peers(server), write)
+    server.handler = log.handle
+    async with open_memory_connection(server) as connection:
+        await connection.send("hello")
+        await wait_all_tasks_blocked()
+    with pytest.raises(click.ClickException, match="nobody reads the output any more"):
+        await log.run()
 
 
 async def test_lines_that_come_together_are_printed_together() -> None:

@@ -207,12 +207,12 @@ class Mistaken(Codec[bytes, bytes]):
         raise NotImplementedError
 
 
-async def test_a_codec_without_readers_is_a_mistake_that_is_seen() -> None:
+async def test_a_codec_without_readers_is_told_and_in_nobodys_way() -> None:
     sniffed = Sniffed.of(LengthPrefixed(), Mistaken())
-    user, client = memory()
-    with pytest.raises(NotImplementedError):
-        await sniffed.sniffer.converse(client, "user")
-    assert await user.receive_some() == b""
+    async with sniffed.conversation() as (user, server):
+        await server.send_all(frame(b"hello"))
+        assert await read_exactly(user, 9) == frame(b"hello")
+    assert any("the codec failed: NotImplementedError" in line for line in await sniffed.lines())
 
 
 async def test_a_broken_connection_says_who_left() -> None:

@@ -53,6 +53,19 @@ class Own(Codec[bytes, Any]):
         raise AssertionError("nothing is sent")
 
 
+class Unmade(Own):
+    """A codec whose reader cannot be made."""
+
+    def reader(self) -> Reader[Any]:
+        raise RuntimeError("no reader today")
+
+
+def test_a_codec_that_has_no_reader_is_told_once() -> None:
+    seen = see_all(Tap(Unmade(len), PLENTY), [b"some", b"more"])
+    reason = "the codec failed: RuntimeError: no reader today"
+    assert seen == [Problem(0, b"some", reason, Kind.UNDECODABLE)]
+
+
 @given(st.lists(st.binary(max_size=30)), cuts())
 def test_messages_with_their_frames_and_offsets_however_they_are_cut(
     messages: list[bytes], sizes: list[int]

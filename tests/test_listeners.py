@@ -273,6 +273,12 @@ async def test_a_directory_that_does_not_exist(tmp_path: Path) -> None:
     assert os.strerror(errno.ENOENT) in str(error)
 
 
+@pytest.mark.parametrize("path", ["", b""])
+async def test_a_path_that_is_empty(path: Any) -> None:
+    with pytest.raises(ValueError, match="path must be that of a socket, and it is empty"):
+        await Server().serve_unix(path)
+
+
 async def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
     error = await unix_error_of(tmp_path / ("x" * 200))
     assert "too long" in str(error)

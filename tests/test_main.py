@@ -50,6 +50,20 @@ def test_run_as_a_module_it_is_bytetalk(
     assert capsys.readouterr() == (f"bytetalk {trio_bytetalk.__version__}\n", "")
 
 
+def test_streams_that_were_closed_before_take_what_nobody_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bytetalk", "--version"])
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(SystemExit) as caught:
+        trio_bytetalk.__main__.main()
+    assert caught.value.code == 0
+    for stream in (sys.stdout, sys.stderr):
+        assert stream.name == os.devnull
+        stream.close()
+
+
 SAYING = "bytetalk needs {}, which is not installed: pip install 'trio-bytetalk[cli]'\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 _EXTRA = frozenset({"click", "prompt_toolkit", "rich"})
@@ -9,6 +10,9 @@ _EXTRA = frozenset({"click", "prompt_toolkit", "rich"})
 
 def main() -> None:
     """Run the program; without the extra that it needs, say how to have it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the program began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - to the end
     try:
         from ._cli.main import program
 

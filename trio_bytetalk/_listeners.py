@@ -78,6 +78,8 @@ async def open_unix_listener(
     given to another file.
     """
     name = os.fspath(path)
+    if not name:  # which Linux would take for a request to choose a name
+        raise ValueError("path must be that of a socket, and it is empty")
     _check_backlog(backlog)
     sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     with contextlib.ExitStack() as on_error:

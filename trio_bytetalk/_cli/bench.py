@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from .addresses import ADDRESS, Address, open_connection
 from .bench_report import About, as_html, as_json
 from .bench_view import Screen, error_words, plan_words, print_text, results, second_line
 from .codecs import codec_option
+from .descriptors import allow_descriptors
 from .failures import INTERRUPTED, explained, run
 from .load import Load, Opener, Plan, Result
 from .messages import parse_message
@@ -294,29 +294,6 @@ async def _draw(load: Load, title: str, console: Console) -> None:
             screen = Screen(title, load.snapshot())
             await trio.to_thread.run_sync(partial(live.update, screen, refresh=True))
             await trio.sleep(_DRAWING)
-
-
-def allow_descriptors(count: int) -> None:
-    """Have this process allowed so many open files, if it is not.
-
-    Raises:
-      click.UsageError: the system does not allow them.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= count:
-        return
-    if hard == resource.RLIM_INFINITY or hard >= count:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-        except (OSError, ValueError):  # macOS has yet another limit
-            pass
-        else:
-            return
-    allowed = soft if hard == resource.RLIM_INFINITY else hard
-    raise click.UsageError(
-        f"so many connections need {count:,} open files, and this process may have {allowed:,}: "
-        "give fewer --connections, or have the limit raised (ulimit -Hn)"
-    )
 
 
 def _payload(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -196,6 +197,10 @@ class Conversation:
         since = ""
         if sign == "←" and self._sent_at is not None:
             since = duration(trio.current_time() - self._sent_at)
+        try:
+            sign.encode(sys.stdout.encoding)
+        except UnicodeEncodeError:  # and both would be question marks
+            sign = {"→": ">", "←": "<"}[sign]
         await self._terminal.write(("", f"{time} "), (style, sign), ("", f" {since:>8}  {text}"))
 
 

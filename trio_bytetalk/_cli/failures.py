@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -46,11 +47,27 @@ _ResultT = TypeVar("_ResultT")
 _ArgsT = TypeVarTuple("_ArgsT")
 
 
+# What is none of `briefly`'s business: click's own ways to end, and a part of the extra missing.
+_PASSING: Final = (
+    click.exceptions.NoArgsIsHelpError,
+    click.exceptions.Exit,
+    BrokenPipeError,
+    ModuleNotFoundError,
+)
+
+
 class Failure(click.ClickException):
     """Ends the program with exit code 1 and one line on stderr."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(explained(error) + _advice(error))
+        leaf = next(_leaves(error))
+        if isinstance(leaf, _EXPECTED):
+            super().__init__(explained(leaf) + _advice(leaf))
+        else:
+            super().__init__(
+                f"a mistake in bytetalk, or in a codec of your own: {type(leaf).__name__}: "
+                f"{explained(leaf)} ('bytetalk --debug ...' shows where)"
+            )
 
 
 def run(function: Callable[[*_ArgsT], Awaitable[_ResultT]], *args: *_ArgsT) -> _ResultT:
@@ -83,12 +100,17 @@ def briefly() -> Iterator[None]:
     """
     try:
         yield
-    except click.exceptions.NoArgsIsHelpError:
+    except _PASSING:
         raise
-    except click.ClickException as error:
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (Exception, BaseExceptionGroup) as error:
         ctx = click.get_current_context(silent=True)
         if ctx is not None and ctx.find_root().obj is True:
-            sys.excepthook(type(error), error, error.__traceback__)
+            for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
+                click.echo(printable(line), err=True)  # with what a peer may have had a hand in
+        if not isinstance(error, click.ClickException):
+            raise Failure(error) from None
         if not isinstance(error, click.UsageError):
             raise
         text = printable(" ".join(error.format_message().split())).rstrip(".")

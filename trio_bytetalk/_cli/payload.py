@@ -25,6 +25,9 @@ _DIFFERENT_BYTES: Final = 2**20
 # Any text can have these. Where one of them is a delimiter, capitals are tried.
 _LETTERS: Final = string.ascii_lowercase
 
+# The largest messages: several of them are held in memory, as text and as bytes.
+_MOST: Final = 256 * 2**20
+
 _SHOWN: Final = 300
 
 
@@ -52,6 +55,8 @@ def generated(codec: Codec[Any, Any], size: int | None, *, check: bool = True) -
         size = DEFAULT_SIZE if fixed is None else fixed
     elif isinstance(codec, Structs) and size != fixed:
         raise ValueError(f"a record of {codec.format!r} has {fixed} bytes, not {size}")
+    if size > _MOST:
+        raise ValueError(f"messages of {size:,} bytes are too large: the most is {_MOST:,}")
     count = min(_DIFFERENT, _DIFFERENT_BYTES // (size + 1) + 2)
     try:
         return checked(codec, _messages(codec, _LETTERS, size, count), check=check)

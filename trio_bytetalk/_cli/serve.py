@@ -26,6 +26,7 @@ from .._signals import stop_on_signals
 from . import failures
 from .addresses import name_of
 from .codecs import DEFAULT, CodecType, parse_codec
+from .descriptors import allow_all_descriptors
 from .figures import size
 from .gauges import Gauges
 from .live import Screen, is_ours, show
@@ -177,6 +178,8 @@ def command(
     bytetalk serve log --unix /tmp/log.sock > messages.txt
     """
     if unix is not None:
+        if not unix:
+            raise click.UsageError("--unix needs the path of a socket, and it is empty")
         for name in ("host", "port"):
             if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{name} is for TCP: give it or --unix, not both")
@@ -192,6 +195,7 @@ def command(
         max_connections=max_connections,
         limits=cast(LimitOptions, limits),
     )
+    allow_all_descriptors()
     write = writing_to(sys.stdout)
     level = logging.WARNING if quiet else logging.INFO
     if plain or not _is_for_a_view(service):

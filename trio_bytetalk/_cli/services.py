@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
+import click
 import trio
 
 from .._codec import Codec
@@ -61,7 +62,9 @@ class Chat:
         peer = self.peers.of(connection)
         others = len(self.server.connections) - 1
         await self._answer(
-            connection, f"you are {peer.name}, with {others} more; {_NAMING}NAME to be called that"
+            connection,
+            f"you are {peer.name}, with {others} more; {_NAMING}NAME to be called that "
+            "(bytetalk connect: with two slashes)",
         )
         self._tell(f"{peer.name} joined", connection)
         async for message in connection:
@@ -177,7 +180,12 @@ class Log:
                     lines.append(self._unprinted.receive_nowait())
             except (trio.WouldBlock, trio.EndOfChannel):
                 pass
-            await trio.to_thread.run_sync(self.write, "".join(lines), abandon_on_cancel=True)
+            try:
+                await trio.to_thread.run_sync(self.write, "".join(lines), abandon_on_cancel=True)
+            except BrokenPipeError as error:
+                raise click.ClickException(
+                    "nobody reads the output any more: what came last was not printed"
+                ) from error
 
     def finish(self) -> None:
         """Nobody is served any more."""

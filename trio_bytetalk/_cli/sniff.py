@@ -18,6 +18,7 @@ from .._codec import Codec
 from . import failures
 from .addresses import ADDRESS, Address, name_of
 from .codecs import CODEC, codec_option
+from .descriptors import allow_all_descriptors
 from .printer import Printer, writing_to
 from .proxy import Stream, accept_from, connect, forward, listening, reset, secured
 from .tap import Kind, Message, Tap
@@ -288,5 +289,6 @@ def command(
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    allow_all_descriptors()  # each connection needs two
     failures.run(run, sniffer, listen, target, say)
     say(sniffer.summary())

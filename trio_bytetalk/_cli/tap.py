@@ -68,6 +68,10 @@ class Problem:
 Seen: TypeAlias = Message | Problem
 
 
+def _failure(error: Exception) -> str:
+    return f"the codec failed: {type(error).__name__}: {in_words(error, _SHOWN)}"
+
+
 @attrs.define(eq=False)
 class Tap:
     """One direction of a connection, as a codec understands it.
@@ -88,13 +92,21 @@ class Tap:
         factory=list, init=False
     )  # what the buffer holds, as it came
     _values: bool = attrs.field(init=False)
+    _failure: str | None = attrs.field(default=None, init=False)  # to be told with the first bytes
 
     def __attrs_post_init__(self) -> None:
-        self._reader = self.codec.reader()
+        try:
+            self._reader = self.codec.reader()
+        except Exception as error:  # noqa: BLE001 - a user's codec may fail; the bytes pass on
+            self._reader = None
+            self._failure = _failure(error)
         self._values = messages.kind_of(self.codec) is messages.Kind.VALUES
 
     def feed(self, data: bytes) -> Iterator[Seen]:
         """What can be decoded now that ``data`` has come. Go through all of it."""
+        if self._failure is not None:
+            reason, self._failure = self._failure, None
+            yield Problem(self.size, data[:_SPECIMEN], reason, Kind.UNDECODABLE)
         self.size += len(data)
         if self._reader is None:
             return
@@ -129,7 +141,7 @@ class Tap:
             except ProtocolError as error:
                 problem = in_words(error, _SHOWN)
             except Exception as error:  # noqa: BLE001 - a user's codec may fail; the bytes pass on
-                problem = f"the codec failed: {type(error).__name__}: {in_words(error, _SHOWN)}"
+                problem = _failure(error)
             used = left - len(buffer)
             left -= used
             frame = b""

@@ -164,6 +164,7 @@ class Terminal(Generic[T]):
             erase_when_done=True,
             reserve_space_for_menu=0,
             interrupt_exception=_InterruptedError,
+            enable_suspend=True,
         )
         while True:
             # An error of the program's is not to wait for a key.
