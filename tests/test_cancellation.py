@@ -18,7 +18,7 @@ import trio
 import trio.testing
 from cancelling import Canceller, Moment, cancelled_everywhere, own_tasks
 from conftest import Tls
-from pairs import Pair, Stream, frame, lockstep, memory, read_to_end, tight_unix, unix
+from pairs import Pair, frame, lockstep, memory, read_to_end, tight_unix, unix
 
 from trio_bytetalk import (
     CloseReason,
@@ -53,6 +53,8 @@ KINDS = [
     Kind(lockstep),
     *(Kind(each, in_a_crowd) for each in (unix, tight_unix) for in_a_crowd in (False, True)),
 ]
+
+OVER_TLS = [each for each in KINDS if each.make in (memory, tight_unix)]
 
 
 @pytest.fixture(params=KINDS, ids=str)
@@ -95,13 +97,14 @@ def cut(data: bytes) -> Iterator[bytes]:
         at += size
 
 
-async def converse(peer: Stream, data: bytes, received: list[bytes]) -> None:
+async def converse(peer: trio.abc.Stream, data: bytes, received: list[bytes]) -> None:
     """Send ``data`` and read the replies, slowly, both in bits and pieces."""
 
     async def write() -> None:
         for chunk in cut(data):
             await peer.send_all(chunk)
-        await peer.send_eof()
+        if isinstance(peer, trio.abc.HalfCloseableStream):  # TLS has no half-close
+            await peer.send_eof()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
@@ -122,10 +125,17 @@ async def converse(peer: Stream, data: bytes, received: list[bytes]) -> None:
 
 
 async def echo_with_all_its_troubles(
-    pair: Pair, canceller: Canceller, messages: list[bytes], data: bytes, *, listening: bool
+    pair: Pair,
+    canceller: Canceller,
+    messages: list[bytes],
+    data: bytes,
+    *,
+    listening: bool,
+    tls: Tls | None = None,
 ) -> None:
-    ours, peer = pair
+    ours, raw_peer = pair
     connection: AnyConnection = open_connection(ours, write_buffer_size=100)
+    peer: trio.abc.Stream = raw_peer
     hooked: list[Any] = []
     heard: list[Any] = []
     written: list[Any] = []
@@ -144,17 +154,23 @@ async def echo_with_all_its_troubles(
             [Lines().reader(), LengthPrefixed().reader()]
         )
         reply: bytes | None = None
-        while True:
+        echoed = 0
+        while tls is None or echoed < len(messages):
             with canceller.scope():
-                while True:
+                while tls is None or echoed < len(messages):
                     if reply is None:
                         reply = as_bytes(await connection.receive())
                         if reply == SWITCH:
                             connection.reader = next(readers)
                     await connection.send(reply)
                     reply = None
+                    echoed += 1
 
     async with connection, trio.open_nursery() as nursery:
+        if tls is not None:
+            peer = trio.SSLStream(peer, tls.client, server_hostname="example.org")
+            nursery.start_soon(peer.do_handshake)
+            await connection.start_tls(tls.server, server_side=True)
         if listening:
             connection.message_received.connect(hook)
             connection.message_written.connect(written_hook)
@@ -169,9 +185,10 @@ async def echo_with_all_its_troubles(
         nursery.start_soon(converse, peer, data, received)
         with contextlib.suppress(trio.EndOfChannel):
             await echo()
-        with canceller.scope():
+        if tls is None:
+            with canceller.scope():
+                await connection.send_eof()
             await connection.send_eof()
-        await connection.send_eof()
         await connection.aclose()
     await peer.aclose()
     assert received == messages
@@ -197,6 +214,21 @@ async def test_echo_cancelled_anywhere_loses_and_doubles_nothing(
     assert await cancelled_everywhere(moment, scenario) > 10
 
 
+@pytest.mark.parametrize("make", OVER_TLS, ids=str, indirect=True)
+@pytest.mark.parametrize("listening", [False, True])
+async def test_echo_over_tls_cancelled_anywhere_loses_and_doubles_nothing(
+    make: Callable[[], Pair], moment: Moment, tls: Tls, listening: bool
+) -> None:
+    messages, data = conversation()
+
+    async def scenario(canceller: Canceller) -> None:
+        await echo_with_all_its_troubles(
+            make(), canceller, messages, data, listening=listening, tls=tls
+        )
+
+    assert await cancelled_everywhere(moment, scenario) > 10
+
+
 @attrs.define(eq=False)
 class CancelNowAndThen(Canceller):
     """Cancels not once but again and again."""
@@ -216,6 +248,19 @@ async def test_echo_cancelled_again_and_again_loses_and_doubles_nothing(
     canceller = CancelNowAndThen(1, moment, noise=random.Random(seed))
     trio.lowlevel.add_instrument(canceller)
     await echo_with_all_its_troubles(make(), canceller, *conversation(), listening=seed % 2 == 1)
+    assert canceller.fired
+
+
+@pytest.mark.parametrize("make", OVER_TLS, ids=str, indirect=True)
+@pytest.mark.parametrize("seed", range(4))
+async def test_echo_over_tls_cancelled_again_and_again_loses_and_doubles_nothing(
+    make: Callable[[], Pair], moment: Moment, tls: Tls, seed: int
+) -> None:
+    canceller = CancelNowAndThen(1, moment, noise=random.Random(seed))
+    trio.lowlevel.add_instrument(canceller)
+    await echo_with_all_its_troubles(
+        make(), canceller, *conversation(), listening=seed % 2 == 1, tls=tls
+    )
     assert canceller.fired
 
 
