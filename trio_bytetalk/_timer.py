@@ -36,11 +36,8 @@ class Timer:
         """Run until ``deadline``, instead of until whatever it was before."""
         self.deadline = deadline
         if deadline < self._looked_at:
-            watch = _watch()
-            if self._looked_at < math.inf:
-                watch.add_stale()
             self._looked_at = deadline
-            watch.add(deadline, self)
+            _watch().add(deadline, self)
 
     def stop(self) -> None:
         """Do not run any more."""
@@ -49,21 +46,18 @@ class Timer:
     def forget(self) -> None:
         """Stop for good, and let go of what ``expire`` belongs to.
 
-        The system task keeps the timer itself for a while, but not many of them.
+        The system task keeps the timer itself for a while, as long as they are not many.
         """
-        self.deadline = math.inf
+        self.deadline = self._looked_at = math.inf
         self.expire = _do_nothing
-        if self._looked_at < math.inf:
-            self._looked_at = math.inf
-            _watch().add_stale()
 
 
 def _do_nothing() -> None:
     """What a timer that was forgotten would call."""
 
 
-# How many stale entries there may be beside as many as there are others.
-_STALE = 100
+# How many entries there may be before it is worth looking for those that are out of date.
+_FEW = 100
 
 
 @attrs.define(eq=False)
@@ -72,19 +66,16 @@ class _Watch:
     heap: list[tuple[float, int, Timer]] = attrs.field(factory=list)
     count: itertools.count[int] = attrs.field(factory=itertools.count)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    stale: int = 0  # entries of timers that are looked at earlier, or never again
-
-    def add_stale(self) -> None:
-        """One more entry is stale. When most are, they go: they may be due in a day only."""
-        self.stale += 1
-        heap = self.heap
-        if self.stale > len(heap) / 2 + _STALE:
-            heap[:] = [entry for entry in heap if entry[0] == entry[2]._looked_at]
-            heapq.heapify(heap)
-            self.stale = 0
+    room: int = _FEW
 
     def add(self, when: float, timer: Timer) -> None:
-        heapq.heappush(self.heap, (when, next(self.count), timer))
+        heap = self.heap
+        if len(heap) > self.room:
+            # Timers that were forgotten or put to an earlier time: they may be due in a day only.
+            heap[:] = [entry for entry in heap if entry[0] == entry[2]._looked_at]
+            heapq.heapify(heap)
+            self.room = 2 * len(heap) + _FEW
+        heapq.heappush(heap, (when, next(self.count), timer))
         # An earlier deadline than it was sleeping for wakes the task up in time.
         self.scope.deadline = min(self.scope.deadline, when)
 
@@ -97,7 +88,6 @@ class _Watch:
             while heap and heap[0][0] <= now:
                 when, _, timer = heapq.heappop(heap)
                 if when != timer._looked_at:
-                    self.stale -= 1
                     continue  # it was set to an earlier time meanwhile, and has an entry for that
                 timer._looked_at = math.inf
                 if timer.deadline <= now:
