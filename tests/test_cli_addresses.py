@@ -21,6 +21,7 @@ from trio_bytetalk import Connection, Lines, Server
 from trio_bytetalk._cli.addresses import (
     ADDRESS,
     GRAMMAR,
+    SERVER,
     Address,
     name_of,
     open_connection,
@@ -150,7 +151,7 @@ def test_any_text_is_an_address_or_refused_on_one_line(text: str) -> None:
         (("fe80::1", 5555, 0, 2), "[fe80::1%2]:5555"),
         ("/run/socket", "unix:/run/socket"),
         ("/run/\x1b[2J\n", r"unix:/run/\x1b[2J\n"),
-        (b"\0name\xff", r"unix:@name\udcff"),
+        (b"\0name\xff", r"unix:@name\xff"),
         (b"\0a\0b", r"unix:@a\x00b"),
         ("", "unix"),
         (b"", "unix"),
@@ -185,6 +186,23 @@ def test_an_address_as_a_parameter() -> None:
     result = CliRunner().invoke(show, [":65536"])
     assert result.exit_code == 2
     assert "a port is 0 to 65535, not 65536" in result.output
+
+
+@click.command()
+@click.argument("address", type=SERVER)
+def show_server(address: Address) -> None:
+    print(address)
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "unix:/x"])
+def test_the_address_of_a_server(address: str) -> None:
+    assert CliRunner().invoke(show_server, [address]).output == f"{address}\n"
+
+
+def test_a_server_has_no_port_0() -> None:
+    result = CliRunner().invoke(show_server, [":0"])
+    assert result.exit_code == 2
+    assert "a server's port is 1 to 65535, not 0: ':0'" in result.output
 
 
 # -- connecting

@@ -247,7 +247,7 @@ def test_ctrl_c_and_sigterm(
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["0"], "ADDRESS needs the server's port, from 1 to 65535"),
+        (["0"], "a server's port is 1 to 65535, not 0: '0'"),
         ([":1", "--json", "-", "--html", "-"], "--json and --html cannot both go to"),
         ([":1", "--size", "9", "--message", "m"], "give it or --size, not both"),
         ([":1", "--codec", "chunks"], "this codec does not receive such messages as it sends"),

@@ -349,11 +349,11 @@ async def test_a_session_at_a_terminal(nursery: trio.Nursery) -> None:
     async with session(f":{port}") as at:
         await at.shows("Ctrl-D ends.", PROMPT)
         at.type("hello\r")
-        await at.shows("ms  hello", PROMPT)
+        await at.shows("s  hello", PROMPT)
         at.type("\\q\r")
         await at.shows("is no escape")
         at.type("\x15\\x00\r")
-        await at.shows("ms  00", PROMPT)
+        await at.shows("s  00", PROMPT)
         at.type(CTRL_D)
         await at.shows("2 sent, 2 received")
         assert await at.end() == 0
@@ -365,7 +365,7 @@ async def test_ctrl_c_at_a_terminal(how: str, nursery: trio.Nursery) -> None:
     async with session(f":{port}") as at:
         await at.shows("Ctrl-D ends.", PROMPT)
         at.type("hello\r")
-        await at.shows("ms  hello", PROMPT)
+        await at.shows("s  hello", PROMPT)
         if how == "key":
             at.type(CTRL_C)
         else:

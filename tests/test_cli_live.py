@@ -412,6 +412,12 @@ def echoes(descriptor: int) -> bool:
     return bool(flags & termios.ECHO)
 
 
+def can_be_stopped(descriptor: int) -> bool:
+    """By Ctrl-S, until Ctrl-Q."""
+    flags: int = termios.tcgetattr(descriptor)[0]
+    return bool(flags & termios.IXON)
+
+
 async def test_the_terminal_is_given_back_when_it_ends(mock_clock: MockClock) -> None:
     server: Server[Any, Any] = Server()
     file = io.StringIO()
@@ -444,9 +450,11 @@ def test_what_is_typed_is_not_seen_and_forgotten(terminal: tuple[int, int]) -> N
     screen = Screen(Console(file=file, force_terminal=True), theirs)
     screen.take()
     assert not echoes(theirs)
+    assert not can_be_stopped(theirs)
     os.write(ours, b"not for the shell\n")
     screen.give_back()
     assert echoes(theirs)
+    assert can_be_stopped(theirs)
     os.write(ours, b"for the shell\n")
     assert os.read(theirs, 100) == b"for the shell\n"
     screen.give_back()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trio_bytetalk import Codec, LengthPrefixed, Lines, Structs, VarintPrefixed
 from trio_bytetalk._cli.messages import (
     Kind,
+    bytes_of,
     hex_dump,
     kind_of,
     line_of,
@@ -224,6 +225,11 @@ def test_a_value_within_itself_is_shown() -> None:
 
 def test_a_value_nested_too_deeply_is_said_to_be() -> None:
     assert show(nested(100_000)) == "(a value nested too deeply to be shown)"
+
+
+@pytest.mark.parametrize("frame", [b"abc", bytearray(b"abc"), memoryview(b"abc"), [b"a", b"bc"]])
+def test_a_frame_in_one_piece(frame: Any) -> None:
+    assert bytes_of(frame) == b"abc"
 
 
 @given(st.binary())

@@ -294,6 +294,27 @@ async def test_with_wait_it_is_over_when_nothing_came_for_so_long(
     assert received == frame(b"1")
 
 
+async def test_an_end_by_silence_within_a_message_is_a_failure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = memory()
+    await theirs.send_all(frame(b"a") + b"\0\0\0\4abc")
+    words = (
+        r"^no more came for 3 seconds, and the last 7 bytes are no whole message "
+        r"\(--wait gives more time; is --codec the one that the server uses\?\)$"
+    )
+    with fails(click.ClickException, words):
+        await pipe(ours, [b"1\n"], wait=3.0)
+
+
+async def test_with_all_replies_the_rest_does_not_matter(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = memory()
+    await theirs.send_all(frame(b"a") + b"\0\0\0\4abc")
+    assert await pipe(ours, [b"1\n"], wait=3.0, replies=1) == b"a\n"
+
+
 async def test_waiting_for_ever(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

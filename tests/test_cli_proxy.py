@@ -501,6 +501,8 @@ async def test_listening_and_connecting(kind: str, path: Path) -> None:
 
 async def test_without_a_host_it_is_this_machine() -> None:
     async with listening(Address()) as listeners:
+        hosts = {listener.socket.getsockname()[0] for listener in listeners}
+        assert hosts <= {"127.0.0.1", "::1"}  # and nobody else's
         for listener in listeners:
             port = listener.socket.getsockname()[1]
             with contextlib.suppress(OSError):  # "localhost" may be of the other family alone

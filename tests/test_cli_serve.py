@@ -222,6 +222,7 @@ async def test_a_port_in_use_gives_one_line_and_a_way_out() -> None:
         (errno.EACCES, None, r"\(ports below 1024 are the administrator's: .* --port\)"),
         (errno.EADDRNOTAVAIL, None, r"\(--host is an address of this machine, or 0\.0\.0\.0 for "),
         (errno.EADDRINUSE, "/x", r"\(another server, or another file, is there: give another path"),
+        (errno.ENOENT, "/x/y", r"\(the directory must be there already\)"),
         (errno.EACCES, "/x", "$"),
         (errno.EMFILE, None, "$"),
     ],

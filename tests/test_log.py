@@ -158,6 +158,7 @@ async def test_a_peer_cannot_write_lines_through_a_handler_that_quotes_it(
         (b"", None),
         (("127.0.0.1", 5555), "127.0.0.1:5555"),
         (("::1", 5555, 0, 0), "[::1]:5555"),
+        (("fe80::1", 5555, 0, 2), "[fe80::1%2]:5555"),
         ("/run/chat.sock", "/run/chat.sock"),
         (b"\0chat", "@chat"),
         (b"\0\xffchat", r"@\xffchat"),

@@ -44,7 +44,9 @@ def address_in_words(address: Any) -> str | None:
     if not address:  # an unnamed Unix socket's is empty
         return None
     if isinstance(address, tuple) and isinstance(address[0], str):
-        host, port = address[:2]
+        host, port, *more = address
+        if more and more[1]:
+            host += f"%{more[1]}"  # the zone of a link-local address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):  # Linux's abstract names begin with a zero byte
         address = "@" + address[1:].decode(errors="backslashreplace")

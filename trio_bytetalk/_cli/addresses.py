@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import ssl
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +15,7 @@ from .._client import open_tcp_connection, open_unix_connection
 from .._codec import Codec
 from .._connection import Connection
 from .._limits import LimitOptions
-from .escapes import printable
+from .._log import address_in_words
 
 _TCP = re.compile(r"(?:(?:\[(?P<ipv6>[^][]*)\]|(?P<host>[^][:/\s]*)):)?(?P<port>[0-9]+)", re.ASCII)
 
@@ -88,19 +87,23 @@ def _is_ipv6(text: str) -> bool:
 
 def name_of(address: Any) -> str:
     """An address as the `socket` module gives it, in this grammar; printable, whoever chose it."""
-    if isinstance(address, tuple):
-        host, port, *more = address
-        zone = f"%{more[1]}" if more and more[1] else ""  # of a link-local address
-        return str(Address(host + zone, port))
-    if isinstance(address, bytes):  # of an abstract Unix socket
-        address = os.fsdecode(address).replace("\0", "@", 1)  # as ss(8) has it
-    return printable(f"unix:{address}") if address else "unix"
+    words = address_in_words(address)
+    if words is None:
+        return "unix"
+    return words if isinstance(address, tuple) else f"unix:{words}"
 
 
 class AddressType(click.ParamType[Address]):
-    """An `Address` as a parameter of a command."""
+    """An `Address` as a parameter of a command.
+
+    Args:
+      is_server: It is connected to.
+    """
 
     name = "address"
+
+    def __init__(self, *, is_server: bool = False) -> None:
+        self.is_server = is_server
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -108,12 +111,16 @@ class AddressType(click.ParamType[Address]):
         if isinstance(value, Address):
             return value
         try:
-            return parse_address(value)
+            address = parse_address(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if self.is_server and address.path is None and not address.port:
+            self.fail(f"a server's port is 1 to 65535, not 0: {value!r}", param, ctx)
+        return address
 
 
 ADDRESS = AddressType()
+SERVER = AddressType(is_server=True)
 
 
 def open_connection(

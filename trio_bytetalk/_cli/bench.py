@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from .._codec import Codec
-from .addresses import ADDRESS, Address, open_connection
+from .addresses import SERVER, Address, open_connection
 from .bench_report import About, as_html, as_json
 from .bench_view import Screen, error_words, plan_words, print_text, results, second_line
 from .codecs import codec_option
@@ -74,7 +74,7 @@ _FILE: Final = _OutputFile()
 
 
 @click.command(short_help="Measure how fast a server answers.")
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=SERVER)
 @click.option(
     "--connections",
     "-n",
@@ -174,8 +174,6 @@ def command(
       bytetalk serve echo
       bytetalk bench :5555 -n 50 -d 5
     """
-    if address.path is None and not address.port:
-        raise click.UsageError("ADDRESS needs the server's port, from 1 to 65535")
     if json == html == "-":
         raise click.UsageError("--json and --html cannot both go to the standard output")
     plan = Plan(

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, TextIO
 
 import attrs
@@ -16,10 +17,11 @@ import trio
 from .._codec import Codec
 from .._connection import CloseReason, Connection
 from . import failures
-from .addresses import ADDRESS, Address, name_of, open_connection
+from .addresses import SERVER, Address, name_of, open_connection
 from .codecs import codec_option
 from .conversation import Conversation
 from .piping import READ_SIZE, Input, Output, Piping
+from .printer import write_all
 from .tls import ClientTls, client_tls, client_tls_options
 
 # TLS cannot be half-closed, so the end of the replies must be guessed.
@@ -39,7 +41,7 @@ class Options:
 
 
 @click.command(short_help="Talk to a server, or pipe messages through it.")
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=SERVER)
 @codec_option
 @click.option(
     "--input",
@@ -198,10 +200,6 @@ def _reader(stream: TextIO | None) -> Callable[[], bytes]:
 
 def _writer(stream: TextIO | None) -> Callable[[bytes], None]:
     """What writes to the descriptor under a stream, all of what it is given."""
-
-    def write(data: bytes) -> None:
-        left = memoryview(data)
-        while left and stream is not None:
-            left = left[os.write(stream.fileno(), left) :]
-
-    return write
+    if stream is None:
+        return lambda data: None
+    return partial(write_all, stream.fileno())

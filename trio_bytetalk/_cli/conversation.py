@@ -15,6 +15,7 @@ from .._codec import Codec
 from .._connection import Connection
 from .._errors import EncodeError, InvalidMessageError
 from .codecs import parse_codec
+from .figures import latency
 from .messages import Kind, hex_dump, kind_of, message_of, parse_hex, parse_message, show, text_of
 from .terminal import Terminal
 
@@ -196,20 +197,9 @@ class Conversation:
         time = self.now().strftime("%H:%M:%S.%f")[:-3]
         since = ""
         if sign == "←" and self._sent_at is not None:
-            since = duration(trio.current_time() - self._sent_at)
+            since = latency((trio.current_time() - self._sent_at) * 1e9)
         try:
             sign.encode(sys.stdout.encoding)
         except UnicodeEncodeError:  # and both would be question marks
             sign = {"→": ">", "←": "<"}[sign]
         await self._terminal.write(("", f"{time} "), (style, sign), ("", f" {since:>8}  {text}"))
-
-
-def duration(seconds: float) -> str:
-    """A time in few characters, and in the unit that suits it."""
-    if seconds < 0.01:
-        return f"{1000 * seconds:.2f} ms"
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min"

@@ -285,6 +285,8 @@ class Screen:
             self._before = termios.tcgetattr(self.keyboard)
             silent = [*self._before]
             silent[3] &= ~termios.ECHO  # of the local flags
+            # Ctrl-S would hold up the thread that draws, and with it the end of the program.
+            silent[0] &= ~termios.IXON
             termios.tcsetattr(self.keyboard, termios.TCSANOW, silent)
         self._live.start()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from .._codec import Buffer, Codec
@@ -140,6 +140,11 @@ def text_of(data: Buffer) -> str | None:
     # Most text is printable as it is, and the way around is ten times as long.
     is_text = text.isprintable() or text.translate(_TEXT_CONTROLS).isprintable()
     return text if is_text else None
+
+
+def bytes_of(frame: Buffer | Sequence[Buffer]) -> bytes:
+    """A frame, as a writer has returned it, in one piece."""
+    return bytes(frame) if isinstance(frame, bytes | bytearray | memoryview) else b"".join(frame)
 
 
 def hex_dump(data: Buffer) -> Iterator[str]:

@@ -13,7 +13,7 @@ from .._buffer import ReceiveBuffer
 from .._codec import NEED_DATA, Codec
 from .._errors import BytetalkError, in_words
 from .._fixed_size import FixedSize, Structs
-from .messages import Kind, kind_of
+from .messages import Kind, bytes_of, kind_of
 
 DEFAULT_SIZE: Final = 64
 
@@ -96,10 +96,10 @@ def checked(codec: Codec[Any, Any], messages: Iterable[Any], *, check: bool = Tr
     size = 0
     try:
         for message in messages:
-            size += len(frame := _joined(writer.encode(message)))
+            size += len(frame := bytes_of(writer.encode(message)))
             if check:
                 # Two together, for then a codec without boundaries shows.
-                buffer.feed(frame + _joined(writer.encode(message)))
+                buffer.feed(frame + bytes_of(writer.encode(message)))
                 for _ in range(2):
                     received = reader.decode(buffer)
                     if received is NEED_DATA or received != message:
@@ -112,8 +112,3 @@ def checked(codec: Codec[Any, Any], messages: Iterable[Any], *, check: bool = Tr
             f"this codec does not take such messages: {in_words(error, _SHOWN)}"
         ) from None
     return Payload(messages, size // len(messages))
-
-
-def _joined(frame: Any) -> bytes:
-    """What a writer has returned."""
-    return bytes(frame) if isinstance(frame, bytes | bytearray | memoryview) else b"".join(frame)

@@ -17,7 +17,8 @@ from .._codec import NEED_DATA, Buffer, Codec
 from .._connection import Connection
 from .._delimited import Delimited
 from .._errors import EncodeError, MessageTooLargeError
-from .messages import Kind, kind_of, line_of, message_of, parser
+from .figures import plural
+from .messages import Kind, bytes_of, kind_of, line_of, message_of, parser
 
 READ_SIZE: Final = 64 * 1024
 
@@ -171,6 +172,13 @@ class Piping:
 
     def _judge(self) -> None:
         """Raise if something is missing, although all has ended."""
+        undecoded = self.connection.statistics().bytes_undecoded
+        if undecoded and self._scope.cancelled_caught and self._failure is None:
+            raise click.ClickException(
+                f"no more came for {self.wait:g} seconds, and the last {plural(undecoded, 'byte')} "
+                "are no whole message (--wait gives more time; is --codec the one that the server "
+                "uses?)"
+            )
         if self.replies is not None and self._received < self.replies:
             raise self._failure or click.ClickException(
                 f"only {self._received} of {self.replies} replies came"
@@ -303,12 +311,9 @@ class _Frames:
     def of_whole(self, data: bytes) -> bytes:
         """The frame of the message that ``data`` is."""
         try:
-            frame = self._encode(message_of(data, self.codec))
+            return bytes_of(self._encode(message_of(data, self.codec)))
         except (ValueError, EncodeError) as error:
             raise InputError(f"the input: {error}") from error
-        return (
-            bytes(frame) if isinstance(frame, bytes | bytearray | memoryview) else b"".join(frame)
-        )
 
 
 def _early_end() -> click.ClickException:

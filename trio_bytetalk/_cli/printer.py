@@ -102,8 +102,13 @@ def writing_to(stream: TextIO) -> Callable[[str], object]:
     encoding = stream.encoding
 
     def write(text: str) -> None:
-        data = memoryview(text.encode(encoding, "backslashreplace"))
-        while data:
-            data = data[os.write(descriptor, data) :]
+        write_all(descriptor, text.encode(encoding, "backslashreplace"))
 
     return write
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write, and wait for as long as that takes."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]

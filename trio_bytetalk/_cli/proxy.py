@@ -57,12 +57,17 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 async def listening(address: Address) -> AsyncIterator[list[trio.SocketListener]]:
     """Listen on an address within a block; the listeners are closed at its end.
 
+    Without a host it is this machine's own, for what passes may be secret, and nobody is asked who
+    they are.
+
     Raises:
       OSError: if that is not possible; the message says where, and why.
     """
     with contextlib.ExitStack() as stack:
         if address.path is None:
-            listeners = await open_tcp_listeners(address.port, address.host, None, False)
+            listeners = await open_tcp_listeners(
+                address.port, address.host or "localhost", None, False
+            )
         else:
             listener, remove_file = await open_unix_listener(address.path, None)
             listeners = [listener]

@@ -299,6 +299,8 @@ def _advice(error: OSError, settings: Settings) -> str:
     if settings.unix is not None:
         if error.errno == errno.EADDRINUSE:
             return " (another server, or another file, is there: give another path)"
+        if error.errno == errno.ENOENT:
+            return " (the directory must be there already)"
     elif error.errno == errno.EADDRINUSE:
         return " (give another one with --port; 0 has the system choose)"
     elif error.errno == errno.EACCES:

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from .._codec import Codec
 from . import failures
-from .addresses import ADDRESS, Address, name_of
+from .addresses import ADDRESS, SERVER, Address, name_of
 from .codecs import CODEC, codec_option
 from .descriptors import allow_all_descriptors
+from .figures import plural
 from .printer import Printer, writing_to
 from .proxy import Stream, accept_from, connect, forward, listening, reset, secured
 from .tap import Kind, Message, Tap
@@ -40,12 +41,7 @@ class Total:
     bytes: int = 0
 
     def __str__(self) -> str:
-        return f"{counted(self.messages, 'message')}, {counted(self.bytes, 'byte')}"
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words: ``1 message``, ``1,234 messages``."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+        return f"{plural(self.messages, 'message')}, {plural(self.bytes, 'byte')}"
 
 
 @attrs.define(eq=False)
@@ -155,9 +151,9 @@ class Sniffer:
 
     def summary(self) -> str:
         """What there was in all."""
-        text = f"{counted(self.connections, 'connection')}: → {self.requests}; ← {self.replies}"
+        text = f"{plural(self.connections, 'connection')}: → {self.requests}; ← {self.replies}"
         if self.printer.dropped:
-            text += f"; {counted(self.printer.dropped, 'line')} not shown"
+            text += f"; {plural(self.printer.dropped, 'line')} not shown"
         return text
 
     def _complain(self, error: OSError) -> None:
@@ -209,7 +205,7 @@ def transcript_for(stream: TextIO, *, json: bool, dump: bool, most: int) -> Tran
 
 @click.command()
 @click.argument("listen", type=ADDRESS, metavar="LISTEN")
-@click.argument("target", type=ADDRESS, metavar="TARGET")
+@click.argument("target", type=SERVER, metavar="TARGET")
 @codec_option
 @click.option(
     "--reply-codec",
@@ -255,11 +251,12 @@ def command(
     \b
     Clients connect to LISTEN, and are connected to TARGET:
       bytetalk sniff :6000 db.example:5432 --codec json+lines
-      bytetalk sniff localhost:6000 unix:/run/server.sock --json >messages
+      bytetalk sniff :6001 unix:/run/server.sock --json >messages
 
     Bytes pass as they are, whether or not they can be decoded, and however slow
     the output is. Arrows to the right are for what clients send; sizes are those
-    of frames. --tls and its kin are for the connection to TARGET, --tls-cert and
+    of frames. :PORT is of this machine only; 0.0.0.0:PORT or [::]:PORT is for others,
+    too. --tls and its kin are for the connection to TARGET, --tls-cert and
     --tls-key for clients.
     """
     if listen == target:
@@ -273,7 +270,7 @@ def command(
     transcript = transcript_for(sys.stdout, json=json, dump=dump, most=max_shown)
 
     def not_shown(count: int) -> str:
-        text = f"... {counted(count, 'line')} not shown: the output is too slow"
+        text = f"... {plural(count, 'line')} not shown: the output is too slow"
         return transcript.note(time.time(), None, "dropped", text, count=count)
 
     sniffer = Sniffer(
