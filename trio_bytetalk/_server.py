@@ -618,7 +618,11 @@ class Server(Generic[SendT, ReceiveT]):
             await self._wait_for_room()
             stream: trio.abc.Stream | None = None
             try:
-                with trio.move_on_at(calm_at):
+                # A cancel scope for each connection would cost a hundredth of it.
+                patience = (
+                    contextlib.nullcontext() if calm_at == math.inf else trio.move_on_at(calm_at)
+                )
+                with patience:
                     stream = await listener.accept()
             except trio.ClosedResourceError:
                 return  # closed by its owner: nothing more will come
@@ -764,6 +768,8 @@ class Server(Generic[SendT, ReceiveT]):
                 raise
 
     async def _tell_of_beginning(self, connection: Connection[SendT, ReceiveT]) -> None:
+        if not self.client_connected._listeners:
+            return
         event = ClientConnected(connection)
         listeners = self.client_connected._flat_listeners()
         try:
@@ -774,6 +780,8 @@ class Server(Generic[SendT, ReceiveT]):
             await self._tell_the_rest(event, listeners)
 
     async def _tell_of_end(self, connection: Connection[SendT, ReceiveT]) -> None:
+        if not self.client_disconnected._listeners:
+            return
         event = ClientDisconnected(connection)
         listeners = self.client_disconnected._flat_listeners()
         try:

@@ -357,8 +357,12 @@ class Transport(ABC):
         await trio.lowlevel.checkpoint()
 
     async def finish(self) -> None:
-        """`drain`, and wait until everything written is announced."""
-        await self.drain()
+        """`drain`, and wait until everything written is announced.
+
+        Not a checkpoint if there is nothing to do.
+        """
+        if self.queued:
+            await self.drain()
         while self._announcements and self.error is None and not self.in_announcement:
             await self._wait_for_progress()
 
@@ -858,6 +862,7 @@ class SocketTransport(Transport):
     _socket: socket.socket = attrs.field(init=False)
     _fd: int = attrs.field(init=False)
     _readiness: Readiness = attrs.field(init=False)
+    _peer_finished: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -893,6 +898,8 @@ class SocketTransport(Transport):
         self.bytes_received += count
         if count:
             self.chunks += 1
+        else:
+            self._peer_finished = True
         if count == _READ_SIZE:
             self.has_more = True
         elif not self._readiness.hung_up:
@@ -1019,7 +1026,7 @@ class SocketTransport(Transport):
         healthy = self.error is None
         self._end()
         try:
-            if healthy:
+            if healthy and not self._peer_finished:
                 await self._linger()
         finally:
             self._readiness.close()
