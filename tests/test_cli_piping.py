@@ -32,6 +32,7 @@ from trio_bytetalk import (
 )
 from trio_bytetalk._cli import piping
 from trio_bytetalk._cli.piping import Input, InputError, Output, Piping
+from trio_bytetalk._limits import LimitOptions
 
 
 async def echo(connection: Connection[Any, Any]) -> None:
@@ -93,7 +94,8 @@ async def pipe(
     codec = codec or LengthPrefixed()
     read = read or partial(next, iter(given), b"")
     output: list[bytes] = []
-    async with open_connection(stream, codec=codec, send_timeout=None) as connection:
+    limits = LimitOptions(send_timeout=None, message_timeout=None)  # as the command has it
+    async with open_connection(stream, codec=codec, **limits) as connection:
         await Piping(connection, codec, read, write or output.append, **options).run()
     return b"".join(output)
 
