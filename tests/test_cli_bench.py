@@ -174,6 +174,11 @@ def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
     assert "The server went away" in result.stdout
 
 
+def test_a_size_with_a_unit(address: str) -> None:
+    result = invoke(address, *QUICK, "--size", "4K", "--json", "-")
+    assert json.loads(result.stdout)["plan"]["frame_size"] == 4 + 4096
+
+
 def test_a_rate(address: str) -> None:
     result = invoke(address, *QUICK, "--rate", "1000", "--json", "-")
     assert json.loads(result.stdout)["plan"]["rate"] == 1000
@@ -252,11 +257,13 @@ def test_ctrl_c_and_sigterm(
         ([":1", "--size", "9", "--message", "m"], "give it or --size, not both"),
         ([":1", "--codec", "chunks"], "this codec does not receive such messages as it sends"),
         ([":1", "--codec", "json+lines", "--message", "{"], "messages are typed as JSON"),
-        ([":1", "--duration", "nan"], "'nan' is no finite number"),
-        ([":1", "--duration", "0"], "0.0 is not in the range x>=0.01"),
-        ([":1", "--rate", "0"], "0.0 is not in the range x>0"),
-        ([":1", "--warmup", "-1"], "-1.0 is not in the range x>=0"),
-        ([":1", "--warmup", "inf"], "'inf' is no finite number"),
+        ([":1", "--duration", "nan"], "at least 0.01 seconds were expected, not 'nan'"),
+        ([":1", "--duration", "0"], "at least 0.01 seconds were expected, not '0'"),
+        ([":1", "--rate", "0"], "more than 0 messages a second were expected, not '0'"),
+        ([":1", "--warmup", "-1"], "at least 0 seconds were expected, not '-1'"),
+        ([":1", "--warmup", "inf"], "at least 0 seconds were expected, not 'inf'"),
+        ([":1", "--timeout", "nan"], "more than 0 seconds were expected, not 'nan'"),
+        ([":1", "--size", "4T"], "a size is a whole number, such as 4 or 16M, not '4T'"),
         ([":1", "--json", "/no/such/file"], "'/no/such' is no directory that can be written to"),
         ([":1", "--connections", "0"], "0 is not in the range x>=1"),
         ([":1", "--connections", "99999999999"], "give fewer --connections"),

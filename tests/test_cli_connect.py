@@ -129,7 +129,7 @@ async def test_options(run: Run, nursery: trio.Nursery, tmp_path: Path) -> None:
     assert raw == Outcome(0, "a\nb\n", "")
     few = await run(*words, "-n", 2, given=b"a")
     assert few == Outcome(1, "a\n", "Error: only 1 of 2 replies came\n")
-    waited = await run(*words, "--wait", "inf", "--replies", 1, given=b"a")
+    waited = await run(*words, "--wait", "none", "--replies", 1, given=b"a")
     assert waited == Outcome(0, "a\n", "")
 
 
@@ -176,6 +176,8 @@ async def test_connecting_takes_too_long(run: Run) -> None:
         ([":1", "-c", "line"], "there is no codec 'line'"),
         ([":1", "--tls-ca", "/no/such"], "'/no/such' does not exist"),
         ([":1", "--replies", "0"], "0 is not in the range"),
+        ([":1", "--wait", "nan"], "at least 0 seconds, or 'none', were expected, not 'nan'"),
+        ([":1", "--timeout", "nan"], "more than 0 seconds, or 'none', were expected, not 'nan'"),
     ],
 )
 async def test_a_command_line_that_is_wrong(words: list[str], hint: str, run: Run) -> None:

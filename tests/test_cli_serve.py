@@ -378,10 +378,10 @@ def test_a_unix_socket_is_instead_of_a_port(given: list[Any]) -> None:
         (("echo", "--port", "70000"), "70000 is not in the range 0<=x<=65535"),
         (
             ("echo", "--idle-timeout", "0"),
-            "a time limit is more than 0 seconds, or 'none', not '0'",
+            "more than 0 seconds, or 'none', were expected, not '0'",
         ),
-        (("echo", "--idle-timeout", "nan"), "or 'none', not 'nan'"),
-        (("echo", "--idle-timeout", "soon"), "or 'none', not 'soon'"),
+        (("echo", "--idle-timeout", "nan"), "or 'none', were expected, not 'nan'"),
+        (("echo", "--idle-timeout", "soon"), "or 'none', were expected, not 'soon'"),
         (("echo", "--max-connections", "0"), "0 is not in the range x>=1"),
         (("echo", "--codec", "line"), "there is no codec 'line' (did you mean 'lines'?)"),
         (("echo", "--tls-key", __file__), "--tls-key is of use with --tls-cert FILE only"),

@@ -445,6 +445,7 @@ def test_a_port_in_use_is_one_line() -> None:
         ("localhost:1", "localhost:2", "--reply-codec", "nothing"),
         ("localhost:1", "localhost:2", "--tls-key", __file__),
         ("localhost:1", "localhost:2", "--max-shown", "-1"),
+        ("localhost:1", "localhost:2", "--max-undecoded", "16Q"),
         ("localhost:1", "localhost:1"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from .failures import INTERRUPTED, explained, run
 from .load import Load, Opener, Plan, Result
 from .messages import parse_message
 from .payload import DEFAULT_SIZE, Payload, checked, generated
+from .quantities import Quantity, Size
 from .tls import client_tls, client_tls_options
 
 # In seconds.
@@ -39,21 +39,6 @@ _SWITCHING: Final = 0.0005
 # Descriptors beside those of the connections: the standard ones, Trio's, and those of whatever
 # is being looked up or imported.
 _OTHER_DESCRIPTORS: Final = 32
-
-
-class _Positive(click.FloatRange):
-    """A number above 0, or not below another one, which "nan" and "inf" are not."""
-
-    def __init__(self, least: float | None = None) -> None:
-        super().__init__(min=least or 0, min_open=least is None)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is no finite number", param, ctx)
-        return number
 
 
 class _OutputFile(click.Path):
@@ -97,7 +82,7 @@ _FILE: Final = _OutputFile()
     "--size",
     "-s",
     metavar="BYTES",
-    type=click.IntRange(min=0),
+    type=Size(),
     help="Bytes of a message; characters, for a codec of text or of values, which are strings "
     f"then.  [default: {DEFAULT_SIZE}, or what the codec asks for]",
 )
@@ -108,7 +93,7 @@ _FILE: Final = _OutputFile()
     "--duration",
     "-d",
     metavar="SECONDS",
-    type=_Positive(least=0.01),
+    type=Quantity(least=0.01),
     default=10,
     show_default=True,
     help="Seconds to measure for.",
@@ -116,7 +101,7 @@ _FILE: Final = _OutputFile()
 @click.option(
     "--warmup",
     metavar="SECONDS",
-    type=_Positive(least=0),
+    type=Quantity(least=0),
     default=1,
     show_default=True,
     help="Seconds of the same before that, which do not count.",
@@ -125,13 +110,13 @@ _FILE: Final = _OutputFile()
     "--rate",
     "-r",
     metavar="N",
-    type=_Positive(),
+    type=Quantity("messages a second"),
     help="Messages a second, of all connections together, sent when they are due: an open loop.",
 )
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=_Positive(),
+    type=Quantity(),
     default=10,
     show_default=True,
     help="Seconds to wait for a connection, and at the end for the last replies.",

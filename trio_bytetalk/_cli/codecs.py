@@ -34,7 +34,7 @@ from .._compression import Compressed
 from .._content_length import ContentLength
 from .._decimal_prefixed import Netstring, OctetCounted
 from .._delimited import Delimited, Lines
-from .._errors import in_words, one_line
+from .._errors import in_words
 from .._fixed_size import FixedSize, Structs
 from .._length_prefixed import LengthPrefixed
 from .._messages import Text
@@ -42,12 +42,9 @@ from .._stuffed import COBS, SLIP
 from .._varint_prefixed import VarintPrefixed
 from .escapes import printable, unescaped
 from .messages import Kind, kind_of
+from .quantities import whole_number
 
 DEFAULT: Final = "length:4"
-
-# Sizes may be written with these; a K is 1024.
-_UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-_NUMBER: Final = re.compile(r"(-?[0-9]{1,30})([kmg]?)(?:(?<=[kmg])i)?b?", re.IGNORECASE | re.ASCII)
 
 # The arguments that may have an equals sign in them: "=IH" is a format, too.
 _WITH_EQUALS: Final = ("delimiter", "format")
@@ -214,11 +211,10 @@ def _fields(codec: type[Any]) -> dict[str, str]:
 
 def _value(name: str, key: str, kind: str, value: str) -> Any:
     if kind in ("int", "int | None"):
-        match = _NUMBER.fullmatch(value)
-        if match is None:
-            shown = one_line(value, _SHOWN)
-            raise ValueError(f"{name}: {key} is a whole number, such as 4 or 16M, not {shown!r}")
-        return int(match[1]) * _UNITS[match[2].lower()]
+        try:
+            return whole_number(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {key} is {error}") from None
     if kind == "bool":
         if value not in ("yes", "no"):
             raise ValueError(f"{name}: {key} is yes or no, not {value!r}")

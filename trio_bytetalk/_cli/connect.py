@@ -22,6 +22,7 @@ from .codecs import codec_option
 from .conversation import Conversation
 from .piping import READ_SIZE, Input, Output, Piping
 from .printer import write_all
+from .quantities import Quantity
 from .tls import ClientTls, client_tls, client_tls_options
 
 # TLS cannot be half-closed, so the end of the replies must be guessed.
@@ -70,14 +71,14 @@ class Options:
 @click.option(
     "--wait",
     "-w",
-    type=click.FloatRange(min=0),
+    type=Quantity(least=0, endless=True),
     metavar="SECONDS",
     help="Do not half-close after the input's end, but end after so long a silence; "
-    "inf, when the peer does.  [default with TLS: 2; with --replies, too: inf]",
+    "none, when the peer does.  [default with TLS: 2; with --replies, too: none]",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Quantity(endless=True),
     default=10,
     show_default=True,
     metavar="SECONDS",

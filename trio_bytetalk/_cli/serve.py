@@ -33,6 +33,7 @@ from .live import Screen, is_ours, show
 from .logs import LatestRecords, logging_to, on_stderr
 from .peers import NO_TRAFFIC, Peers
 from .printer import writing_to
+from .quantities import Quantity
 from .services import LAST_LINES, Chat, Log, echo
 from .tls import server_context, server_tls_options
 
@@ -56,30 +57,11 @@ class _NamedCodec(CodecType):
         return value, super().convert(value, param, ctx)
 
 
-class _Seconds(click.ParamType[float]):
-    """A time limit; "none" is no limit."""
-
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if value == "none":
-            return math.inf
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = 0
-        if not seconds > 0:
-            self.fail(f"a time limit is more than 0 seconds, or 'none', not {value!r}", param, ctx)
-        return seconds
-
-
 def _limit_option(name: str, words: str) -> Callable[[Any], Any]:
     default = getattr(Limits(), name)
     return click.option(
         f"--{name.replace('_', '-')}",
-        type=_Seconds(),
+        type=Quantity(endless=True),
         metavar="SECONDS",
         default="none" if default == math.inf else f"{default:g}",
         show_default=True,

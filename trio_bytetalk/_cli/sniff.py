@@ -22,6 +22,7 @@ from .descriptors import allow_all_descriptors
 from .figures import plural
 from .printer import Printer, writing_to
 from .proxy import Stream, accept_from, connect, forward, listening, reset, secured
+from .quantities import Size
 from .tap import Kind, Message, Tap
 from .tls import client_tls, client_tls_options, server_context, server_tls_options
 from .transcript import REPLIES, REQUESTS, JsonLines, Readable, Transcript, Way
@@ -216,7 +217,7 @@ def transcript_for(stream: TextIO, *, json: bool, dump: bool, most: int) -> Tran
 @click.option("--hex", "dump", is_flag=True, help="Dump the bytes of each frame as well.")
 @click.option(
     "--max-shown",
-    type=click.IntRange(min=0),
+    type=Size(),
     default=1024,
     show_default=True,
     metavar="BYTES",
@@ -224,7 +225,7 @@ def transcript_for(stream: TextIO, *, json: bool, dump: bool, most: int) -> Tran
 )
 @click.option(
     "--max-undecoded",
-    type=click.IntRange(min=1),
+    type=Size(least=1),
     default=16 * 2**20,
     show_default=True,
     metavar="BYTES",
