@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
+import click
 import pytest
 import trio
 import trio.testing
@@ -250,6 +252,9 @@ async def test_what_a_line_stands_for(line: str, action: object) -> None:
         (None, "/hex 0", "two hex digits for each byte were expected, not '0'"),
         (None, "/codec line", "there is no codec 'line'"),
         (None, "/file /no/such/file", "cannot read '/no/such/file': No such file or directory"),
+        (None, "/file ~nobody-of-this-name/x", "cannot read '~nobody-of-this-name/x': .*home dir"),
+        (None, "/file", "the path of a file stands behind /file"),
+        (None, "/file /dev/null", "'/dev/null' is no regular file"),
         (None, "/nope", "there is no command /nope; see /help"),
         (LengthPrefixed(1), "x" * 256, "256 bytes"),
         (Lines(), "/hex 00", "/hex is for codecs whose messages are bytes"),
@@ -260,6 +265,25 @@ async def test_lines_that_make_no_sense(codec: Codec[Any, Any] | None, line: str
     conversation = silent(codec or LengthPrefixed())
     with pytest.raises(ValueError, match=why):
         conversation.parse(line)
+
+
+async def test_a_file_that_a_writer_is_waited_for_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValueError, match="fifo' is no regular file"):
+        silent(LengthPrefixed()).parse(f"/file {tmp_path / 'fifo'}")
+
+
+async def test_a_file_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bytetalk._cli.conversation.LONGEST", 3)
+    talk = silent(LengthPrefixed())
+    file = tmp_path / "file"
+    file.write_bytes(b"123")
+    assert talk.parse(f"/file {file}") == Send(b"123")
+    file.write_bytes(b"1234")
+    with pytest.raises(ValueError, match="more than 3 bytes; --input whole <FILE sends it"):
+        talk.parse(f"/file {file}")
 
 
 # -- the end
@@ -299,6 +323,26 @@ async def test_so_many_replies_are_enough() -> None:
     async with talking(replies=2) as talk:
         await talk.peer.send_all(3 * frame(b"reply"))
     assert talk.screen.lines == 2 * ["12:34:56.789 ←           reply"]
+
+
+@pytest.mark.parametrize("end", [CTRL_D, "/quit\n"])
+async def test_fewer_replies_are_a_failure(end: str) -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(click.ClickException, match="^only 1 of 2 replies came$")
+    ):
+        async with talking(replies=2) as talk:
+            await talk.peer.send_all(frame(b"reply"))
+            await talk.shows("12:34:56.789 ←           reply")
+            talk.type(end)
+
+
+async def test_a_peer_that_finishes_after_fewer_replies_is_a_failure() -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(click.ClickException, match="^only 1 of 2 replies came$")
+    ):
+        async with talking(replies=2) as talk:
+            await talk.peer.send_all(frame(b"reply"))
+            await talk.peer.aclose()
 
 
 async def test_a_peer_that_takes_nothing_is_heard_to_the_end() -> None:

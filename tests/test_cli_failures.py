@@ -27,7 +27,7 @@ from trio_bytetalk import (
     Server,
 )
 from trio_bytetalk._cli.addresses import Address, open_connection
-from trio_bytetalk._cli.failures import EXIT_CODES, INTERRUPTED, Failure, run
+from trio_bytetalk._cli.failures import EXIT_CODES, INTERRUPTED, Failure, run, too_few_replies
 from trio_bytetalk._cli.main import Program
 
 
@@ -137,6 +137,11 @@ def test_output_that_nobody_reads_is_left_to_click() -> None:
 def test_of_several_errors_the_first_is_told() -> None:
     with pytest.raises(Failure, match=r"^first$"):
         run(fail, ExceptionGroup("both", [OSError("first"), OSError("second")]))
+
+
+def test_fewer_replies_than_wanted_are_a_failure() -> None:
+    error = too_few_replies(1, 2)
+    assert (error.exit_code, error.message) == (1, "only 1 of 2 replies came")
 
 
 # -- words

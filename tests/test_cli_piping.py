@@ -245,7 +245,7 @@ def test_input_that_cannot_be_sent_has_an_exit_code_of_its_own() -> None:
 
 
 async def test_what_is_no_line_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piping, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(piping, "LONGEST", 1000)
     ours, _theirs = memory()
     endless = itertools.chain([b"1\n2\n"], itertools.repeat(b"x" * 300))
     with fails(InputError, r"^line 3 of the input has more than 1000 bytes; --input whole"):

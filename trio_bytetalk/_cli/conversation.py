@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from .._codec import Codec
 from .._connection import Connection
 from .._errors import EncodeError, InvalidMessageError
 from .codecs import parse_codec
+from .failures import too_few_replies
 from .figures import latency
 from .messages import Kind, hex_dump, kind_of, message_of, parse_hex, parse_message, show, text_of
+from .piping import LONGEST
 from .terminal import Terminal
 
 _HELP: Final = (
@@ -69,7 +72,7 @@ class Conversation:
     Args:
       connection: It is not closed.
       codec: The connection's.
-      replies: After so many messages it ends; None is never.
+      replies: After so many messages it ends, and fewer are a failure; None is never.
       now: The clock that gives the time of day.
     """
 
@@ -80,6 +83,7 @@ class Conversation:
 
     _terminal: Terminal[Action] = attrs.field(init=False)
     _sent_at: float | None = attrs.field(default=None, init=False)
+    _received: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._terminal = Terminal("> ", self.parse)
@@ -89,6 +93,7 @@ class Conversation:
 
         Raises:
           KeyboardInterrupt: Ctrl-C was typed.
+          click.ClickException: there were fewer replies than demanded.
           ProtocolError, trio.BrokenResourceError: as `Connection.receive` does; but a message that
               is invalid is shown as such, and does not end it.
         """
@@ -97,6 +102,8 @@ class Conversation:
             nursery.start_soon(self._terminal.run)
             await self._do_what_is_typed()
             nursery.cancel_scope.cancel()
+        if self.replies is not None and self._received < self.replies:
+            raise too_few_replies(self._received, self.replies)
 
     def parse(self, line: str) -> Action:
         """What a typed line stands for.
@@ -114,11 +121,7 @@ class Conversation:
                     raise ValueError("/hex is for codecs whose messages are bytes")
                 return self._send(parse_hex(argument))
             case "file":
-                try:
-                    data = Path(argument).expanduser().read_bytes()
-                except OSError as error:
-                    raise ValueError(f"cannot read {argument!r}: {error.strerror}") from error
-                return self._send(message_of(data, self.codec))
+                return self._send(message_of(_contents(argument), self.codec))
             case "codec":
                 return Use(parse_codec(argument))
             case "help":
@@ -162,8 +165,7 @@ class Conversation:
                     return
 
     async def _show_received(self, scope: trio.CancelScope) -> None:
-        received = 0
-        while received != self.replies:
+        while self._received != self.replies:
             try:
                 message = await self.connection.receive()
             except InvalidMessageError as error:
@@ -171,7 +173,7 @@ class Conversation:
             except trio.EndOfChannel:
                 break
             else:
-                received += 1
+                self._received += 1
                 await self._show("←", "ansicyan", message)
         scope.cancel()
 
@@ -203,3 +205,26 @@ class Conversation:
         except UnicodeEncodeError:  # and both would be question marks
             sign = {"→": ">", "←": "<"}[sign]
         await self._terminal.write(("", f"{time} "), (style, sign), ("", f" {since:>8}  {text}"))
+
+
+def _contents(path: str) -> bytes:
+    """All of a regular file: others may have whoever reads them wait for ever.
+
+    Raises:
+      ValueError: it cannot be read, or has too much; on one line.
+    """
+    if not path:
+        raise ValueError("the path of a file stands behind /file")
+    try:
+        where = Path(path).expanduser()
+        if not stat.S_ISREG(where.stat().st_mode):
+            raise ValueError(f"{path!r} is no regular file")
+        with where.open("rb") as file:
+            data = file.read(LONGEST + 1)
+    except OSError as error:
+        raise ValueError(f"cannot read {path!r}: {error.strerror}") from error
+    except RuntimeError as error:  # there is no such user
+        raise ValueError(f"cannot read {path!r}: {error}") from error
+    if len(data) > LONGEST:
+        raise ValueError(f"{path!r} has more than {LONGEST} bytes; --input whole <FILE sends it")
+    return data

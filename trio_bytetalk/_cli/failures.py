@@ -118,6 +118,11 @@ def briefly() -> Iterator[None]:
         raise click.UsageError(text + hint) from None
 
 
+def too_few_replies(received: int, wanted: int) -> click.ClickException:
+    """What ends a client that was told how many replies there would be."""
+    return click.ClickException(f"only {received} of {wanted} replies came")
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:

@@ -17,6 +17,7 @@ from .._codec import NEED_DATA, Buffer, Codec
 from .._connection import Connection
 from .._delimited import Delimited
 from .._errors import EncodeError, MessageTooLargeError
+from .failures import too_few_replies
 from .figures import plural
 from .messages import Kind, bytes_of, kind_of, line_of, message_of, parser
 
@@ -25,8 +26,8 @@ READ_SIZE: Final = 64 * 1024
 # So many bytes may wait to be written to the output; then no more is received.
 _MOST_UNWRITTEN: Final = 256 * 1024
 
-# What is longer is taken for something else than lines.
-_LONGEST_LINE: Final = 64 * 2**20
+# What is longer is taken for something else than lines, and than a file that someone names.
+LONGEST: Final = 64 * 2**20
 
 # For how long the end of the input is waited for when the peer has finished.
 _GRACE: Final = 0.5
@@ -180,9 +181,7 @@ class Piping:
                 "uses?)"
             )
         if self.replies is not None and self._received < self.replies:
-            raise self._failure or click.ClickException(
-                f"only {self._received} of {self.replies} replies came"
-            )
+            raise self._failure or too_few_replies(self._received, self.replies)
         if self._failure is not None:
             raise self._failure
 
@@ -235,7 +234,7 @@ class Piping:
     async def _send_lines(self) -> None:
         frames = _Frames(self.codec)
         buffer = ReceiveBuffer()
-        reader = Delimited(b"\n", max_size=_LONGEST_LINE).reader()
+        reader = Delimited(b"\n", max_size=LONGEST).reader()
         while chunk := await self._read():
             buffer.feed(chunk)
             lines: list[bytes] = []
@@ -246,7 +245,7 @@ class Piping:
             except MessageTooLargeError:
                 raise InputError(
                     f"line {frames.lines + len(lines) + 1} of the input has more than "
-                    f"{_LONGEST_LINE} bytes; --input whole sends all of it as one message"
+                    f"{LONGEST} bytes; --input whole sends all of it as one message"
                 ) from None
             buffer.compact()
             await self._send(frames.of_lines(lines))
