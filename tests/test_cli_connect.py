@@ -192,6 +192,12 @@ async def test_raw_bytes_are_not_for_a_terminal(run: Run) -> None:
     assert "--output raw is not for a terminal" in wrong.errors
 
 
+async def test_there_is_no_silence_to_wait_for_at_a_terminal(run: Run) -> None:
+    wrong = await run(":1", "--wait", 1, kind=Terminal)
+    assert wrong.code == 2
+    assert wrong.errors.startswith("Error: --wait is for input that ends, from a pipe or a file; ")
+
+
 async def test_tls_ends_after_a_silence(
     run: Run,
     nursery: trio.Nursery,
@@ -225,8 +231,10 @@ async def test_standard_streams_that_are_closed(
 
 
 @pytest.fixture
-def type_(run: Run) -> Iterator[Callable[[str], None]]:
+def type_(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Type text, at a terminal that the command will have."""
+    # Signals are the main thread's, which the server of these tests is in.
+    monkeypatch.setattr(connect, "_interrupt_at_sigterm", trio.sleep_forever)
     with create_pipe_input() as keys, create_app_session(keys, DummyOutput()):
         yield keys.send_text
 
@@ -257,6 +265,34 @@ async def test_the_peer_finishes(
     outcome = await run(f":{port}", kind=Terminal)
     assert outcome.code == 0
     assert outcome.errors.endswith("\n1 sent, 0 received; the peer finished\n")
+
+
+async def test_fewer_replies_than_wanted(
+    run: Run, nursery: trio.Nursery, type_: Callable[[str], None]
+) -> None:
+    port = await serve(nursery, brief)
+    type_("1\n")
+    outcome = await run(f":{port}", "-n", 1, kind=Terminal)
+    assert outcome.code == 1
+    *_, summary, error = outcome.errors.splitlines()
+    assert summary == "1 sent, 0 received; the peer finished"
+    assert error == "Error: only 0 of 1 replies came"
+
+
+async def test_sigterm_is_an_interrupt() -> None:
+    with pytest.RaisesGroup(KeyboardInterrupt):
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(connect._interrupt_at_sigterm)
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(signal.SIGTERM)
+
+
+async def test_messages_that_wait_to_be_received_are_whole() -> None:
+    ours, theirs = memory()
+    async with open_connection(ours) as connection:
+        await theirs.send_all(3 * b"\0\0\0\x02hi")
+        assert await connection.receive() == b"hi"
+    assert connect._summary(connection) == "0 sent, 1 received"
 
 
 async def test_a_part_of_a_message_is_told_at_the_end() -> None:
@@ -361,7 +397,7 @@ async def test_a_session_at_a_terminal(nursery: trio.Nursery) -> None:
         assert await at.end() == 0
 
 
-@pytest.mark.parametrize("how", ["key", "signal"])
+@pytest.mark.parametrize("how", ["key", "SIGINT", "SIGTERM"])
 async def test_ctrl_c_at_a_terminal(how: str, nursery: trio.Nursery) -> None:
     port = await serve(nursery)
     async with session(f":{port}") as at:
@@ -371,7 +407,7 @@ async def test_ctrl_c_at_a_terminal(how: str, nursery: trio.Nursery) -> None:
         if how == "key":
             at.type(CTRL_C)
         else:
-            at.process.send_signal(signal.SIGINT)
+            at.process.send_signal(signal.Signals[how])
         await at.shows("1 sent, 1 received")
         assert await at.end() == 130
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import attrs
 import click
@@ -107,6 +108,10 @@ def command(
 
     When the input has ended, the connection is half-closed, and the rest of the replies received.
     """
+    if wait is not None and _is_typed(input_, output):
+        raise click.UsageError(
+            "--wait is for input that ends, from a pipe or a file; at a terminal, Ctrl-D ends"
+        )
     security = client_tls(**tls)
     if wait is None and security.ssl_context is not None:
         wait = _TLS_WAIT if replies is None else math.inf
@@ -141,12 +146,7 @@ async def _main(address: Address, security: ClientTls, options: Options) -> None
 
 
 async def _talk(connection: Connection[Any, Any], options: Options) -> None:
-    if (
-        options.input is Input.LINES
-        and options.output is Output.LINES
-        and _is_terminal(sys.stdin)
-        and _is_terminal(sys.stdout)
-    ):
+    if _is_typed(options.input, options.output):
         await _converse(connection, options)
     else:
         await Piping(
@@ -161,14 +161,34 @@ async def _talk(connection: Connection[Any, Any], options: Options) -> None:
         ).run()
 
 
+def _is_typed(input_: Input, output: Output) -> bool:
+    """Whether someone is there to type messages and to read them."""
+    return (
+        input_ is Input.LINES
+        and output is Output.LINES
+        and _is_terminal(sys.stdin)
+        and _is_terminal(sys.stdout)
+    )
+
+
 async def _converse(connection: Connection[Any, Any], options: Options) -> None:
     peer = name_of(connection.remote_address)
     click.echo(f"Connected to {peer}; /help says what can be typed, Ctrl-D ends.", err=True)
     try:
-        await Conversation(connection, options.codec, options.replies).run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_interrupt_at_sigterm)
+            await Conversation(connection, options.codec, options.replies).run()
+            nursery.cancel_scope.cancel()
     finally:
         await connection.aclose()
         click.echo(_summary(connection), err=True)
+
+
+async def _interrupt_at_sigterm() -> NoReturn:
+    """Have SIGTERM end the program as Ctrl-C does: with the terminal as it was before."""
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        await anext(signals)
+    raise KeyboardInterrupt
 
 
 def _summary(connection: Connection[Any, Any]) -> str:
@@ -176,7 +196,9 @@ def _summary(connection: Connection[Any, Any]) -> str:
     summary = f"{numbers.messages_sent} sent, {numbers.messages_received} received"
     if connection.close_reason is CloseReason.END_OF_STREAM:
         return f"{summary}; the peer finished"
-    if connection.close_reason is CloseReason.CLOSED and numbers.bytes_undecoded:
+    # If messages have come, there may be whole ones among these bytes.
+    undecoded = numbers.bytes_undecoded and not numbers.messages_received
+    if connection.close_reason is CloseReason.CLOSED and undecoded:
         return (
             f"{summary}; {numbers.bytes_undecoded} bytes came that are no whole message "
             "(is --codec the one that the server uses?)"
