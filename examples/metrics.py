@@ -1,6 +1,7 @@
 """An echo server whose numbers Prometheus, or a browser, can read while it runs.
 
-    python examples/metrics.py                      # needs the extra: trio-bytetalk[prometheus]
+    pip install '.[prometheus]'
+    python examples/metrics.py
     python examples/echo_client.py hello world      # in another terminal
     curl http://127.0.0.1:9000/metrics
 

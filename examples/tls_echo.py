@@ -1,12 +1,13 @@
 """An echo server for lines of text under TLS.
 
+    python -m trustme               # writes server.pem, server.key and client.pem, for localhost
     python examples/tls_echo.py --cert server.pem --key server.key
-    openssl s_client -quiet -connect 127.0.0.1:5555         # in another terminal
+    bytetalk connect :5555 --codec lines --tls-ca client.pem        # in another terminal
 
-Without --cert it makes a certificate for this run (with trustme), which nobody has to trust. Our
-own client would connect with
+Without --cert it makes a certificate for this run (with trustme), which nobody has to trust. A
+client in Python would connect with
 
-    context = ssl.create_default_context(cafile="ca.pem")
+    context = ssl.create_default_context(cafile="client.pem")
     open_tcp_connection("localhost", 5555, codec=Lines(), ssl_context=context)
 """
 

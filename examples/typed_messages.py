@@ -1,6 +1,6 @@
 """Messages that are objects: JSON in lines, checked against types, and answered if it is wrong.
 
-    pip install "trio-bytetalk[msgspec]"
+    pip install '.[msgspec]'
     python examples/typed_messages.py
 
 A shop takes orders and cancellations, and sends receipts and refusals. One client is a program like

@@ -5,7 +5,10 @@ possible:
 
 - ``trio.run(…)`` goes on in the background, until the page ends, once its server is listening;
 - port 5555 is whatever port the last server was given;
-- there are files ``server.pem`` (localhost's certificate and its key) and ``authority.pem``;
+- there are the files that ``python -m trustme`` writes: ``server.pem`` and ``server.key``,
+  localhost's certificate and its key, and ``client.pem``, the authority's certificate;
+- a block whose caption is ``chat.py`` is a part of that file: it knows no names but the file's own,
+  and other blocks may import them from ``chat``;
 - ``await`` may stand outside of functions, and test functions are called, those that ask for the
   fixture ``autojump_clock`` in a Trio run of their own, with such a clock;
 - a block of ``text`` must be what has been printed since the one before, in so many lines; ``...``
@@ -21,8 +24,11 @@ import importlib.util
 import inspect
 import math
 import re
+import runpy
 import shlex
+import sys
 import textwrap
+import tomllib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -34,7 +40,6 @@ import click
 import pytest
 import trio
 import trio.testing
-import trustme
 
 import trio_bytetalk
 import trio_bytetalk.opentelemetry
@@ -57,6 +62,7 @@ class Block:
     line: int
     language: str
     text: str
+    caption: str = ""
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
@@ -71,8 +77,11 @@ def blocks_of(page: Path) -> Iterator[Block]:
             margin = " " * (len(directive[1]) + 1)
             while end < len(lines) and (not lines[end] or lines[end].startswith(margin)):
                 end += 1
-            text = textwrap.dedent("\n".join(lines[number + 1 : end]))
-            yield Block(page, number + 1, directive[2], text.strip("\n"))
+            start = number + 1
+            if caption := re.fullmatch(r" +:caption: (.+)", lines[start]):
+                start += 1
+            text = textwrap.dedent("\n".join(lines[start:end])).strip("\n")
+            yield Block(page, start, directive[2], text, caption[1] if caption else "")
 
 
 @attrs.define(eq=False)
@@ -82,6 +91,7 @@ class Reader:
     patches: pytest.MonkeyPatch
     run: Callable[..., object] = attrs.field(default=trio.run, init=False)  # before it is patched
     names: dict[str, Any] = attrs.field(factory=dict)
+    files: dict[str, ModuleType] = attrs.field(factory=dict)
     port: int = 0
     listening: trio.Event = attrs.field(factory=trio.Event)
     programs: list[tuple[Callable[..., Awaitable[object]], tuple[Any, ...]]] = attrs.field(
@@ -143,8 +153,19 @@ class Reader:
                         await self.expect(block)
                 background.cancel_scope.cancel()
 
+    def names_of(self, block: Block) -> dict[str, Any]:
+        """Where what ``block`` defines is to be found: on the page, or in a file of its own."""
+        if not block.caption:
+            return self.names
+        if block.caption not in self.files:
+            module = self.files[block.caption] = ModuleType("__main__")
+            vars(module)["print"] = self.print
+            self.patches.setitem(sys.modules, block.caption.removesuffix(".py"), module)
+        return vars(self.files[block.caption])
+
     async def execute(self, block: Block, background: trio.Nursery) -> None:
-        known = set(self.names)
+        names = self.names_of(block)
+        known = set(names)
         # Empty lines in front make the line numbers of a traceback those of the page.
         code = compile(
             "\n" * block.line + block.text,
@@ -153,12 +174,12 @@ class Reader:
             flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
             dont_inherit=True,
         )
-        result = eval(code, self.names)
+        result = eval(code, names)
         if result is not None:
             await result
-        for name in set(self.names) - known:
+        for name in set(names) - known:
             if name.startswith("test_"):
-                await self.run_test(self.names[name])
+                await self.run_test(names[name])
         while self.programs:
             self.listening = trio.Event()
             background.start_soon(self.run_program, *self.programs.pop(0))
@@ -198,9 +219,8 @@ def test_every_python_block_of_a_page_does_what_the_page_says(
     page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path("authority.pem")
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path("server.pem")
+    monkeypatch.setattr(sys, "argv", ["trustme", "--quiet"])
+    runpy.run_module("trustme", run_name="__main__")
     reader = Reader(monkeypatch)
     reader.run(reader.read, page)
 
@@ -342,7 +362,7 @@ def test_the_shell_lines_of_a_page_can_be_typed(
     page: str, name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("server.pem", "authority.pem"):
+    for file in ("server.pem", "server.key", "client.pem"):
         (tmp_path / file).touch()
     command = commands_of_the_program()[name]
     if arguments or name == "codecs":  # the name alone speaks of the command as such
@@ -388,3 +408,16 @@ def test_the_promises_name_test_modules_that_exist() -> None:
     named = set(re.findall(r"``(test_\w+\.py)``", page))
     assert named
     assert {name for name in named if not (ROOT / "tests" / name).exists()} == set()
+
+
+def test_what_is_to_be_installed_is_in_the_checkout_with_extras_that_exist() -> None:
+    """There is no release: whoever asks an index for the package gets somebody else's."""
+    folders = ROOT / "trio_bytetalk", ROOT / "examples"
+    sources = [path for folder in folders for path in folder.rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*PAGES, *sources])
+    assert re.findall(r"pip install .?trio.bytetalk.*", text) == []
+    extras = set(re.findall(r"pip install '\.\[(\w+)\]'", text))
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        known = set(tomllib.load(file)["project"]["optional-dependencies"])
+    assert extras == {"cli", "msgspec", "prometheus", "opentelemetry"}
+    assert extras <= known

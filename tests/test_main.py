@@ -64,7 +64,10 @@ def test_streams_that_were_closed_before_take_what_nobody_reads(
         stream.close()
 
 
-SAYING = "bytetalk needs {}, which is not installed: pip install 'trio-bytetalk[cli]'\n"
+SAYING = (
+    "bytetalk needs {}, which comes with the extra cli: "
+    "pip install '.[cli]' in a checkout of trio_bytetalk\n"
+)
 
 
 def test_without_the_extra_one_line_says_how_to_have_it(

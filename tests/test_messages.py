@@ -851,7 +851,10 @@ def test_without_msgspec_the_error_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "msgspec", None)
     with pytest.raises(ModuleNotFoundError) as caught:
         getattr(LengthPrefixed(), method)(dict)
-    assert str(caught.value) == (f'{method}() needs msgspec: pip install "trio-bytetalk[msgspec]"')
+    assert str(caught.value) == (
+        f"{method}() needs msgspec, which comes with the extra msgspec: "
+        "pip install '.[msgspec]' in a checkout of trio_bytetalk"
+    )
     assert caught.value.name == "msgspec"
 
 

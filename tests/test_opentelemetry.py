@@ -162,5 +162,5 @@ async def test_wrong_arguments_are_named() -> None:
 def test_without_the_api_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.metrics", None)
     monkeypatch.delitem(sys.modules, "trio_bytetalk.opentelemetry")
-    with pytest.raises(ImportError, match=r"pip install 'trio-bytetalk\[opentelemetry\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[opentelemetry\]' in a checkout"):
         importlib.import_module("trio_bytetalk.opentelemetry")

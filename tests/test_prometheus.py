@@ -135,5 +135,5 @@ async def test_wrong_arguments_are_named() -> None:
 def test_without_prometheus_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
     monkeypatch.delitem(sys.modules, "trio_bytetalk.prometheus")
-    with pytest.raises(ImportError, match=r"pip install 'trio-bytetalk\[prometheus\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[prometheus\]' in a checkout"):
         importlib.import_module("trio_bytetalk.prometheus")

@@ -21,8 +21,8 @@ def main() -> None:
         if error.name not in _EXTRA:
             raise
         print(
-            f"bytetalk needs {error.name}, which is not installed: "
-            "pip install 'trio-bytetalk[cli]'",
+            f"bytetalk needs {error.name}, which comes with the extra cli: "
+            "pip install '.[cli]' in a checkout of trio_bytetalk",
             file=sys.stderr,
         )
         sys.exit(2)

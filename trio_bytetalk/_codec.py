@@ -299,7 +299,7 @@ class Codec(ABC, Generic[SendT, ReceiveT]):
         A message with a float that is NaN or infinite, which JSON has not, is an `EncodeError`.
 
         Raises:
-          ModuleNotFoundError: without msgspec: ``pip install "trio-bytetalk[msgspec]"``.
+          ModuleNotFoundError: without msgspec, which comes with the extra of that name.
           TypeError: if msgspec does not support the type, or ``text`` is needed.
         """
         from ._messages import Typed, sends_text

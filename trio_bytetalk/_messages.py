@@ -247,7 +247,9 @@ def _msgspec(method: str) -> Any:
         import msgspec
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{method}() needs msgspec: pip install "trio-bytetalk[msgspec]"', name="msgspec"
+            f"{method}() needs msgspec, which comes with the extra msgspec: "
+            "pip install '.[msgspec]' in a checkout of trio_bytetalk",
+            name="msgspec",
         ) from error
     return msgspec
 

@@ -1,7 +1,7 @@
 """Servers' statistics as OpenTelemetry metrics, by way of its own API.
 
-This needs the extra ``opentelemetry``: ``pip install 'trio-bytetalk[opentelemetry]'``. To have the
-metrics exported, a program sets up OpenTelemetry's SDK, too.
+This needs the extra ``opentelemetry``: ``pip install '.[opentelemetry]'`` in a checkout. To have
+the metrics exported, a program sets up OpenTelemetry's SDK, too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ try:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 except ImportError as _error:
     raise ImportError(
-        "trio_bytetalk.opentelemetry needs opentelemetry-api: "
-        "pip install 'trio-bytetalk[opentelemetry]'"
+        "trio_bytetalk.opentelemetry needs opentelemetry-api, which comes with the extra "
+        "opentelemetry: pip install '.[opentelemetry]' in a checkout of trio_bytetalk"
     ) from _error
 
 from . import __version__

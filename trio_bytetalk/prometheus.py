@@ -1,6 +1,6 @@
 """Servers' statistics for Prometheus, by way of its own client library.
 
-This needs the extra ``prometheus``: ``pip install 'trio-bytetalk[prometheus]'``.
+This needs the extra ``prometheus``: ``pip install '.[prometheus]'`` in a checkout.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as _error:
     raise ImportError(
-        "trio_bytetalk.prometheus needs prometheus-client: pip install 'trio-bytetalk[prometheus]'"
+        "trio_bytetalk.prometheus needs prometheus-client, which comes with the extra prometheus: "
+        "pip install '.[prometheus]' in a checkout of trio_bytetalk"
     ) from _error
 
 from . import _metrics
