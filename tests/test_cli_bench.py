@@ -25,8 +25,14 @@ from rich.console import Console
 from trio_bytetalk import Connection, LengthPrefixed, Lines, Server, open_connection
 from trio_bytetalk._cli import bench
 from trio_bytetalk._cli.load import Plan
+from trio_bytetalk._cli.load import Result as Measured
 from trio_bytetalk._cli.main import program
 from trio_bytetalk._cli.payload import generated
+from trio_bytetalk._cli.screen import Screen
+
+# What rich writes to have the terminal's other screen, and no cursor, and to give it back.
+TAKEN = "\x1b[?1049h\x1b[H\x1b[?25l"
+GIVEN_BACK = "\x1b[?25h\x1b[?1049l"
 
 QUICK = ("--duration", "0.05", "--warmup", "0", "--connections", "2")
 
@@ -151,6 +157,22 @@ def test_an_output_that_takes_no_more(address: str, output: str, error: list[str
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert [line for line in process.stderr.splitlines() if "Error" in line] == error
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_standard_error_that_takes_no_more(
+    address: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(number, os.strerror(number))
+
+    data = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "stderr", Broken())
+    with pytest.raises(SystemExit) as ended:
+        program.main(["bench", address, *QUICK, "--json", str(data)])
+    assert ended.value.code == 0
+    assert json.loads(data.read_text("utf-8"))["address"] == address
 
 
 def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
@@ -310,13 +332,18 @@ def in_memory(nursery: trio.Nursery, delay: float) -> Any:
 PLAN = Plan(payload=generated(LengthPrefixed(), 64), connections=2, duration=3)
 
 
+async def measured(nursery: trio.Nursery, delay: float, console: Console) -> Measured:
+    """What comes of `PLAN`."""
+    return await bench.measure(PLAN, in_memory(nursery, delay), "a title", Screen(console, None))
+
+
 async def test_without_a_terminal_there_is_a_line_for_each_second(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     console = Console(file=io.StringIO(), width=20)
     sys.setswitchinterval(0.125)
     try:
-        result = await bench.measure(PLAN, in_memory(nursery, 0.1), "a title", console)
+        result = await measured(nursery, 0.1, console)
         assert sys.getswitchinterval() == 0.125
     finally:
         sys.setswitchinterval(0.005)  # Python's own
@@ -336,28 +363,92 @@ async def test_a_dumb_terminal_gets_lines_too(
 ) -> None:
     monkeypatch.setenv("TERM", "dumb")
     console = Console(file=io.StringIO(), force_terminal=True)
-    await bench.measure(PLAN, in_memory(nursery, 0.1), "", console)
+    await measured(nursery, 0.1, console)
     assert isinstance(console.file, io.StringIO)
     assert "   3.0 s" in console.file.getvalue()
 
 
-async def test_a_terminal_is_drawn_on_and_left_as_it_was(
-    nursery: trio.Nursery,
-    autojump_clock: trio.testing.MockClock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """One that is drawn on by the thread that Trio runs in."""
+
     async def run_here(function: Callable[[], object]) -> None:
         function()  # for virtual time does not wait for other threads
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
     monkeypatch.setenv("TERM", "xterm")
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
-    await bench.measure(PLAN, in_memory(nursery, 0.1), "a title", console)
-    assert isinstance(console.file, io.StringIO)
-    written = console.file.getvalue()
-    assert written.index("\x1b[?1049h") < written.index(" a title") < written.index("\x1b[?1049l")
+    return Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
+
+
+async def test_a_terminal_is_drawn_on_and_left_as_it_was(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, terminal: Console
+) -> None:
+    await measured(nursery, 0.1, terminal)
+    assert isinstance(terminal.file, io.StringIO)
+    written = terminal.file.getvalue()
+    assert written.index(TAKEN) < written.index(" a title") < written.index(GIVEN_BACK)
     assert written.count(" a title") > 1
+    assert written.endswith(GIVEN_BACK)
+
+
+async def test_in_the_background_of_a_terminal_there_are_lines(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    terminal: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench, "is_ours", lambda _: False)
+    await measured(nursery, 0.1, terminal)
+    assert isinstance(terminal.file, io.StringIO)
+    assert TAKEN not in terminal.file.getvalue()
+    assert "   3.0 s" in terminal.file.getvalue()
+
+
+async def test_put_into_the_background_it_draws_no_more_until_it_comes_back(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    terminal: Console,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = terminal.file
+    assert isinstance(file, io.StringIO)
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    seen = []
+
+    async def use_the_shell() -> None:
+        await trio.sleep(1.2)
+        monkeypatch.setattr(bench, "is_ours", lambda _: False)
+        signal.raise_signal(signal.SIGTSTP)
+        await trio.sleep(0.5)
+        seen.append(file.getvalue())
+        await trio.sleep(1)
+        seen.append(file.getvalue())
+        monkeypatch.setattr(bench, "is_ours", lambda _: True)
+
+    nursery.start_soon(use_the_shell)
+    await measured(nursery, 0.1, terminal)
+    first, second = seen
+    assert first.endswith(GIVEN_BACK)
+    assert second == first
+    again = file.getvalue().removeprefix(second)
+    assert again.startswith(TAKEN)
+    assert " a title" in again
+    assert again.endswith(GIVEN_BACK)
+
+
+async def test_that_it_was_stopped_is_known(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def go_on() -> None:
+        await trio.sleep(1.55)
+        signal.raise_signal(signal.SIGCONT)
+
+    nursery.start_soon(go_on)
+    result = await measured(nursery, 0.25, Console(file=io.StringIO()))
+    assert result.stopped
+    assert not result.interrupted
+    assert len(result.seconds) == 3
 
 
 async def test_ctrl_c_ends_it_early(
@@ -369,7 +460,7 @@ async def test_ctrl_c_ends_it_early(
 
     nursery.start_soon(interrupt)
     console = Console(file=io.StringIO())
-    result = await bench.measure(PLAN, in_memory(nursery, 0.25), "", console)
+    result = await measured(nursery, 0.25, console)
     assert result.interrupted
     assert 0.55 <= result.elapsed < 3
     assert result.messages > 0
@@ -387,10 +478,11 @@ def read_until(descriptor: int, mark: str) -> str:
     return text
 
 
-def test_ctrl_c_on_a_real_terminal_prints_the_results(address: str) -> None:
+def test_ctrl_z_and_ctrl_c_on_a_real_terminal(address: str) -> None:
     ours, theirs = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "trio_bytetalk", "bench", address, "-d", "600", "--warmup", "0"],
+        stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=theirs,
         text=True,
@@ -399,13 +491,20 @@ def test_ctrl_c_on_a_real_terminal_prints_the_results(address: str) -> None:
     os.close(theirs)
     with process, os.fdopen(ours, "rb", 0):
         assert "measuring" in read_until(ours, "measuring")
+        process.send_signal(signal.SIGTSTP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert GIVEN_BACK in read_until(ours, GIVEN_BACK)
+        process.send_signal(signal.SIGCONT)
+        assert TAKEN in read_until(ours, TAKEN)
         process.send_signal(signal.SIGINT)
-        assert "\x1b[?1049l" in read_until(ours, "\x1b[?1049l")
+        assert GIVEN_BACK in read_until(ours, GIVEN_BACK)
         assert process.stdout is not None
         output = process.stdout.read()
         assert process.wait() == 130
     assert output.startswith(f"bytetalk bench {address}\n")
     assert "Interrupted before the time was over." in output
+    assert "This program was stopped for a while" in output
     assert "\x1b" not in output
 
 

@@ -56,6 +56,7 @@ def result(**changes: Any) -> Result:
         cpu=0.25,
         interrupted=True,
         vanished=False,
+        stopped=False,
     )
     return attrs.evolve(usual, **changes)
 
@@ -107,6 +108,7 @@ def test_json_has_all_of_it() -> None:
         "errors": {"refused & <b>closed</b>": 2},
         "interrupted": True,
         "server_went_away": False,
+        "stopped": False,
         "processor_share": 0.25,
     }
     assert {key: found[key] for key in expected} == expected

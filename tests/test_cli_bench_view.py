@@ -12,7 +12,7 @@ from rich.console import Console
 
 from trio_bytetalk import LengthPrefixed
 from trio_bytetalk._cli.bench_view import (
-    Screen,
+    Picture,
     error_words,
     notes,
     plan_words,
@@ -82,7 +82,7 @@ def drawn(run: Snapshot, width: int = 80, height: int = 24, encoding: str = "utf
         color_system=None,
         legacy_windows=False,
     )
-    console.print(Screen("bytetalk bench :5555", run))
+    console.print(Picture("bytetalk bench :5555", run))
     file.flush()
     buffer = file.buffer
     assert isinstance(buffer, io.BytesIO)
@@ -248,6 +248,7 @@ RESULT = Result(
     cpu=0.5,
     interrupted=False,
     vanished=False,
+    stopped=False,
 )
 
 
@@ -310,6 +311,7 @@ def test_results_without_any_second() -> None:
     [
         ({"vanished": True, "interrupted": True}, "The server went away"),
         ({"interrupted": True}, "Interrupted"),
+        ({"stopped": True}, "This program was stopped for a while"),
         ({"lost": 1}, "1 message got no reply"),
         ({"unsent": 1000}, "Behind the rate: 1,000 messages"),
         ({"cpu": 0.95}, "This program was busy all the time"),

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
-import pty
 import signal
-import termios
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import attrs
@@ -19,15 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pairs import memory
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from trio.testing import MockClock
 
 from trio_bytetalk import Connection, Ending, Server
 from trio_bytetalk._cli import live
 from trio_bytetalk._cli.gauges import Backlog, Busy, Gauges, Sample
-from trio_bytetalk._cli.live import Picture, Screen, is_ours, show
+from trio_bytetalk._cli.live import Picture, show
 from trio_bytetalk._cli.logs import Entry, LatestRecords
 from trio_bytetalk._cli.peers import NO_TRAFFIC, Peers, Traffic
+from trio_bytetalk._cli.screen import Screen
 
 TITLE = "echo on 127.0.0.1:5555, codec length:4"
 
@@ -278,7 +277,7 @@ class WatchedScreen(Screen):
 
     is_drawing: bool = False
 
-    async def draw(self, picture: Picture) -> None:
+    async def draw(self, picture: RenderableType) -> None:
         self.is_drawing = True
         await super().draw(picture)
         self.is_drawing = False
@@ -398,26 +397,6 @@ async def test_a_terminal_that_takes_no_more_holds_up_the_view_alone(
 # -- the terminal
 
 
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a terminal: ours, and the program's."""
-    ours, theirs = pty.openpty()
-    yield ours, theirs
-    os.close(ours)
-    os.close(theirs)
-
-
-def echoes(descriptor: int) -> bool:
-    flags: int = termios.tcgetattr(descriptor)[3]
-    return bool(flags & termios.ECHO)
-
-
-def can_be_stopped(descriptor: int) -> bool:
-    """By Ctrl-S, until Ctrl-Q."""
-    flags: int = termios.tcgetattr(descriptor)[0]
-    return bool(flags & termios.IXON)
-
-
 async def test_the_terminal_is_given_back_when_it_ends(mock_clock: MockClock) -> None:
     server: Server[Any, Any] = Server()
     file = io.StringIO()
@@ -441,23 +420,6 @@ async def test_the_terminal_is_given_back_when_drawing_fails(mock_clock: MockClo
     records.entries = None  # type: ignore[assignment]  # so it fails
     with pytest.RaisesGroup(TypeError):
         await show(TITLE, Gauges(server, Peers(server)), records=records, screen=screen)
-    assert file.getvalue() == TAKEN + GIVEN_BACK
-
-
-def test_what_is_typed_is_not_seen_and_forgotten(terminal: tuple[int, int]) -> None:
-    ours, theirs = terminal
-    file = io.StringIO()
-    screen = Screen(Console(file=file, force_terminal=True), theirs)
-    screen.take()
-    assert not echoes(theirs)
-    assert not can_be_stopped(theirs)
-    os.write(ours, b"not for the shell\n")
-    screen.give_back()
-    assert echoes(theirs)
-    assert can_be_stopped(theirs)
-    os.write(ours, b"for the shell\n")
-    assert os.read(theirs, 100) == b"for the shell\n"
-    screen.give_back()
     assert file.getvalue() == TAKEN + GIVEN_BACK
 
 
@@ -493,15 +455,3 @@ async def test_in_the_background_nothing_is_drawn(
     monkeypatch.setattr(live, "is_ours", lambda _: True)
     mock_clock.jump(0.25)
     await view.seen("up 0:00:04")
-
-
-def test_a_terminal_is_ours_in_its_foreground(
-    terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, theirs = terminal
-    with os.fdopen(os.dup(theirs), "w") as stream:
-        assert is_ours(stream)  # it is nobody's controlling terminal
-        monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
-        assert not is_ours(stream)
-        monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp())
-        assert is_ours(stream)

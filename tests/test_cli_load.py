@@ -486,7 +486,28 @@ async def test_so_many_are_opened_at_a_time_and_all_start_together(
     assert seen.phase_elapsed == pytest.approx(0.25)
 
 
-# -- looking at it, and ending it early
+# -- looking at it, being stopped, and ending it early
+
+
+async def test_that_the_program_was_stopped_matters_once_it_sends(
+    nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    open_one = opener(nursery, echo(0.1))
+
+    @contextlib.asynccontextmanager
+    async def slowly() -> AsyncIterator[Connection[Any, Any]]:
+        await trio.sleep(1)
+        async with open_one() as connection:
+            yield connection
+
+    for time, matters in ((0.5, False), (1.5, True)):
+        load = Load(plan(), slowly)
+        async with trio.open_nursery() as running:
+            running.start_soon(load.run)
+            await trio.sleep(time)
+            load.resumed()
+        assert load.stopped is matters
+        assert load.snapshot().phase is Phase.DONE
 
 
 async def test_a_snapshot_has_what_there_is_until_now(

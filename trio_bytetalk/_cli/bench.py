@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,13 +14,12 @@ from typing import Any, Final, NoReturn
 import click
 import trio
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from .._codec import Codec
 from .addresses import SERVER, Address, open_connection
 from .bench_report import About, as_html, as_json
-from .bench_view import Screen, error_words, plan_words, print_text, results, second_line
+from .bench_view import Picture, error_words, plan_words, print_text, results, second_line
 from .codecs import codec_option
 from .descriptors import allow_descriptors
 from .failures import INTERRUPTED, explained, run
@@ -27,6 +27,7 @@ from .load import Load, Opener, Plan, Result
 from .messages import parse_message
 from .payload import DEFAULT_SIZE, Payload, checked, generated
 from .quantities import Quantity, Size
+from .screen import Screen, is_ours, keyboard
 from .tls import client_tls, client_tls_options
 
 # In seconds.
@@ -183,7 +184,8 @@ def command(
         close_timeout=1,
     )
     about = About.now(address, codec)
-    result = run(partial(measure, plan, opener, about.title, Console(stderr=True)))
+    screen = Screen(_Stderr(stderr=True), keyboard())
+    result = run(measure, plan, opener, about.title, screen)
     if not result.seconds:
         _end_without_results(result)
     try:
@@ -217,66 +219,85 @@ def _write(file: str, text: str) -> None:
         click.echo(text)
         return
     Path(file).write_text(text + "\n", encoding="utf-8")
-    click.echo(f"written: {file}", err=True)
+    with contextlib.suppress(OSError):  # whether it is told or not, it is written
+        click.echo(f"written: {file}", err=True)
 
 
-async def measure(plan: Plan, opener: Opener, title: str, console: Console) -> Result:
+class _Stderr(Console):
+    """Lets the run go on when nobody reads any more how it goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+async def measure(plan: Plan, opener: Opener, title: str, screen: Screen) -> Result:
     """Carry out a plan, and show how it goes on.
 
     Args:
-      console: Where that is shown: on the whole of a terminal, or in lines.
+      screen: Where that is shown: on the whole of it, if it is a terminal and this program in its
+          foreground, or else in lines.
 
     Raises:
       OSError, trio.BrokenResourceError, BytetalkError: there is not even one connection.
 
     Ctrl-C is `Load.interrupt`, and so is SIGTERM, which would leave a terminal as it is drawn.
+    What is shown cannot make the run fail.
     """
     load = Load(plan, opener)
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCHING)
     try:
-        return await _measure(load, title, console)
+        return await _measure(load, title, screen)
     finally:
         sys.setswitchinterval(before)
 
 
-async def _measure(load: Load, title: str, console: Console) -> Result:
+async def _measure(load: Load, title: str, screen: Screen) -> Result:
+    console = screen.console
     async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            nursery.start_soon(_interrupt, load, signals)
-            if console.is_terminal and not console.is_dumb_terminal:
-                nursery.start_soon(_draw, load, title, console)
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGCONT) as signals:
+            nursery.start_soon(_obey, load, signals)
+            if console.is_terminal and not console.is_dumb_terminal and is_ours(console.file):
+                nursery.start_soon(_draw, load, title, screen)
             else:
                 words = plan_words(load.plan, load.plan.connections)
-                print_text(console, Text(f"{title}: {words}"))
-                load.on_second = lambda second: print_text(console, Text(second_line(second)))
+                _say(console, f"{title}: {words}")
+                load.on_second = lambda second: _say(console, second_line(second))
             result = await load.run()
             nursery.cancel_scope.cancel()
     return result
 
 
-async def _interrupt(load: Load, signals: AsyncIterator[int]) -> None:
-    async for _ in signals:
-        load.interrupt()
+async def _obey(load: Load, signals: AsyncIterator[int]) -> None:
+    async for number in signals:
+        if number == signal.SIGCONT:
+            load.resumed()
+        else:
+            load.interrupt()
 
 
-async def _draw(load: Load, title: str, console: Console) -> None:
-    """Draw until cancelled; then the terminal is as it was.
+def _say(console: Console, line: str) -> None:
+    with contextlib.suppress(OSError):
+        print_text(console, Text(line))
 
-    This is done in another thread, because replies would wait for it: it takes a few milliseconds,
+
+async def _draw(load: Load, title: str, screen: Screen) -> NoReturn:
+    """Draw while this program is in the foreground, until cancelled; then all is as it was.
+
+    The screen does it in another thread. Replies would wait for it: it takes a few milliseconds,
     and much more where the terminal is slow.
     """
-    with Live(
-        console=console,
-        screen=True,
-        auto_refresh=False,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as live:
-        while True:
-            screen = Screen(title, load.snapshot())
-            await trio.to_thread.run_sync(partial(live.update, screen, refresh=True))
-            await trio.sleep(_DRAWING)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(screen.give_back_at_ctrl_z)
+            while True:
+                if not screen.is_taken and is_ours(screen.console.file):
+                    screen.take()
+                if screen.is_taken:
+                    await screen.draw(Picture(title, load.snapshot()))
+                await trio.sleep(_DRAWING)
+    finally:
+        screen.give_back()
 
 
 def _payload(

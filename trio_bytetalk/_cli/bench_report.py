@@ -83,6 +83,7 @@ def as_json(result: Result, about: About) -> str:
             "errors": result.errors,
             "interrupted": result.interrupted,
             "server_went_away": result.vanished,
+            "stopped": result.stopped,
             "processor_share": result.cpu,
             "notes": list(notes(result)),
             "latency": {

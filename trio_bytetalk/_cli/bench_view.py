@@ -60,8 +60,8 @@ def _in_ascii(text: Text) -> Text:
 
 
 @attrs.frozen
-class Screen:
-    """A picture of a run, for a whole terminal of whatever size it is drawn on."""
+class Picture:
+    """What is seen of a run: it fills whatever terminal it is drawn on."""
 
     title: str
     run: Snapshot
@@ -74,11 +74,11 @@ class Screen:
             yield _in_ascii(line) if options.ascii_only else line
 
 
-def _page(screen: Screen, width: int, height: int, ascii_only: bool) -> list[Text]:
-    run = screen.run
+def _page(picture: Picture, width: int, height: int, ascii_only: bool) -> list[Text]:
+    run = picture.run
     latencies = run.latencies
     lines = [
-        _title(screen.title, width),
+        _title(picture.title, width),
         _progress(run, width),
         Text(),
         *_gauges(run, width, ascii_only),
@@ -314,6 +314,11 @@ def notes(result: Result) -> Iterator[str]:
         yield "The server went away: all connections ended before the time was over."
     elif result.interrupted:
         yield "Interrupted before the time was over."
+    if result.stopped:
+        yield (
+            "This program was stopped for a while, as Ctrl-Z does, and that time counts: the rate "
+            "is too low, and the highest latencies are not the server's."
+        )
     if result.lost:
         yield f"{plural(result.lost, 'message')} got no reply; no latency stands for that."
     due = result.unsent + result.messages

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
-import termios
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import IO, Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import attrs
 import trio
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions
-from rich.live import Live
 from rich.segment import Segment
 from rich.style import Style
 
@@ -23,6 +18,7 @@ from .._server import ServerStatistics
 from .figures import duration, plural, size, sparkline
 from .gauges import Busy, Gauges, Sample
 from .logs import Entry, LatestRecords
+from .screen import Screen, is_ours
 
 # In seconds. Statistics cost something for each connection; what has happened, and what size the
 # terminal is, does not.
@@ -124,13 +120,13 @@ def _page(picture: Picture, width: int, height: int, ascii_only: bool) -> Iterat
 
 
 def _title(picture: Picture, width: int, ascii_only: bool) -> _Line:
-    right = f" up {_clock(picture.sample.uptime)} "
+    right = f" up {_uptime(picture.sample.uptime)} "
     room = max(width - len(right), 0)
     left = [segment.text for segment in _cut([(f" {picture.title}", _TITLE)], room, ascii_only)]
     return [("".join(left), _TITLE), (right, _TITLE)]
 
 
-def _clock(seconds: float) -> str:
+def _uptime(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
@@ -241,75 +237,6 @@ def _events(entries: Sequence[Entry], most: int) -> Iterator[_Line]:
         elif entry.level >= logging.WARNING:
             style = _WARNING
         yield [(f" {entry.time} ", _DIM), (entry.text, style)]
-
-
-def is_ours(stream: IO[str]) -> bool:
-    """Whether this program is in the foreground of a terminal, where it may draw."""
-    try:
-        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
-    except OSError:  # it is not one that controls jobs
-        return True
-
-
-@attrs.define(eq=False)
-class Screen:
-    """A terminal: drawn on as a whole, with nothing of what is typed, or as it was before.
-
-    Args:
-      console: What is drawn on.
-      keyboard: The descriptor of the terminal that is typed on; None if there is none.
-    """
-
-    console: Console
-    keyboard: int | None
-    _live: Live = attrs.field(init=False)
-    _before: list[Any] | None = attrs.field(default=None, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._live = Live(
-            console=self.console,
-            screen=True,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether it is drawn on."""
-        return self._live.is_started
-
-    def take(self) -> None:
-        """Begin to draw."""
-        if self.keyboard is not None:
-            self._before = termios.tcgetattr(self.keyboard)
-            silent = [*self._before]
-            silent[3] &= ~termios.ECHO  # of the local flags
-            # Ctrl-S would hold up the thread that draws, and with it the end of the program.
-            silent[0] &= ~termios.IXON
-            termios.tcsetattr(self.keyboard, termios.TCSANOW, silent)
-        self._live.start()
-
-    def give_back(self) -> None:
-        """Have the terminal as it was, and forget what has been typed meanwhile."""
-        self._live.stop()
-        if self.keyboard is not None and self._before is not None:
-            termios.tcflush(self.keyboard, termios.TCIFLUSH)
-            termios.tcsetattr(self.keyboard, termios.TCSANOW, self._before)
-            self._before = None
-
-    async def draw(self, picture: Picture) -> None:
-        """Draw in another thread: a terminal that takes no more, as after Ctrl-S, holds up the view
-        and not the server."""
-        await trio.to_thread.run_sync(partial(self._live.update, picture, refresh=True))
-
-    async def give_back_at_ctrl_z(self) -> NoReturn:
-        """Give it back before the program is suspended."""
-        with trio.open_signal_receiver(signal.SIGTSTP) as signals:
-            while True:
-                await anext(signals)
-                self.give_back()
-                os.kill(os.getpid(), signal.SIGSTOP)
 
 
 async def show(title: str, gauges: Gauges, *, records: LatestRecords, screen: Screen) -> NoReturn:

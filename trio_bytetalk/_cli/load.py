@@ -120,6 +120,8 @@ class Result:
     interrupted: bool
     vanished: bool
     """Whether no connection was left before the time was over."""
+    stopped: bool
+    """Whether this program itself was stopped, as by Ctrl-Z, while it sent."""
 
 
 @attrs.frozen(kw_only=True)
@@ -170,6 +172,7 @@ class Load:
     errors: Counter[str] = attrs.field(factory=Counter, init=False)
     seconds: list[Second] = attrs.field(factory=list, init=False)
     interrupted: bool = attrs.field(default=False, init=False)
+    stopped: bool = attrs.field(default=False, init=False)
     recent: Histogram = attrs.field(factory=Histogram, init=False)
     """Latencies since the last second was over."""
 
@@ -248,6 +251,14 @@ class Load:
             self._everything.cancel()
         self.interrupted = True
         self._sending.cancel()
+
+    def resumed(self) -> None:
+        """Be told that this program had been stopped, and now goes on.
+
+        The clock went on, too: what was in flight seems to have taken so long.
+        """
+        if self.phase is not Phase.OPENING:
+            self.stopped = True
 
     async def _measure(self) -> None:
         plan = self.plan
@@ -334,6 +345,7 @@ class Load:
             cpu=math.fsum(s.cpu * s.elapsed for s in seconds) / elapsed if elapsed else 0.0,
             interrupted=self.interrupted,
             vanished=self._vanished,
+            stopped=self.stopped,
         )
 
     # -- what connections tell

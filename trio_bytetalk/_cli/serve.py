@@ -29,11 +29,12 @@ from .codecs import DEFAULT, CodecType, parse_codec
 from .descriptors import allow_all_descriptors
 from .figures import size
 from .gauges import Gauges
-from .live import Screen, is_ours, show
+from .live import show
 from .logs import LatestRecords, logging_to, on_stderr
 from .peers import NO_TRAFFIC, Peers
 from .printer import writing_to
 from .quantities import Quantity
+from .screen import Screen, is_ours, keyboard
 from .services import LAST_LINES, Chat, Log, echo
 from .tls import server_context, server_tls_options
 
@@ -185,7 +186,7 @@ def command(
             _logger.info("%s", failures.run(serve, settings, report, write))
         return
     records = LatestRecords()
-    screen = Screen(Console(stderr=True), sys.stdin.fileno() if sys.stdin.isatty() else None)
+    screen = Screen(Console(stderr=True), keyboard())
     try:
         with logging_to(records, level):
             view = partial(show, records=records, screen=screen)

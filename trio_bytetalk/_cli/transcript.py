@@ -85,9 +85,8 @@ class Readable(Transcript):
 
     def _front(self, now: float, number: int | None, way: Way | None = None) -> str:
         who = "" if number is None else f"#{number}"
-        front = (
-            f"{_clock(int(now))}.{int(now * 1000) % 1000:03} {who:>5} {way.arrow if way else ' '}"
-        )
+        clock = f"{_time_of_day(int(now))}.{int(now * 1000) % 1000:03}"
+        front = f"{clock} {who:>5} {way.arrow if way else ' '}"
         return self._styled(front, way.colour if way else "yellow")
 
     def _styled(self, text: str, colour: str) -> str:
@@ -158,7 +157,7 @@ class JsonLines(Transcript):
 
 
 @functools.lru_cache(1)
-def _clock(now: int) -> str:
+def _time_of_day(now: int) -> str:
     return time.strftime("%H:%M:%S", time.localtime(now))
 
 
