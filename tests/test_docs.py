@@ -42,12 +42,19 @@ import trio
 import trio.testing
 
 import trio_bytetalk
-import trio_bytetalk.opentelemetry
-import trio_bytetalk.prometheus
 import trio_bytetalk.testing
-from trio_bytetalk import Connection, LengthPrefixed, Server
+from trio_bytetalk import (
+    Codec,
+    Connection,
+    ContentLength,
+    LengthPrefixed,
+    Server,
+    stop_on_signals,
+)
 from trio_bytetalk._cli import codecs, failures, main
 from trio_bytetalk._metrics import METRICS
+from trio_bytetalk.opentelemetry import observe_servers
+from trio_bytetalk.prometheus import ServerCollector
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "source").rglob("*.rst"))]
@@ -253,10 +260,27 @@ def test_the_table_of_log_records_has_every_event() -> None:
     assert events == set(rows)
 
 
-def test_the_tables_of_metrics_have_every_metric() -> None:
+async def test_the_table_of_metrics_has_every_metric_with_all_that_exporters_say_of_it() -> None:
     page = (ROOT / "docs" / "source" / "reference" / "metrics.rst").read_text(encoding="utf-8")
-    assert [*re.findall(r"^   \* - ``([\w.]+)``$", page, re.MULTILINE)] == [
-        metric.name for metric in METRICS
+    rows = re.findall(
+        r"^   \* - \| ``(.+)``\n       \| ``(.+)``\n     - (.+)\n     - (.+)\n     - ``(.+)``\n"
+        r"     -(?: ``(.+)``)?$",
+        page,
+        re.MULTILINE,
+    )
+    kinds = {"counter": "counter", "updown": "up-down counter", "gauge": "gauge"}
+    families = ServerCollector({"it": Server()}).collect()
+    total = {"counter": "_total", "gauge": ""}  # what the text format puts behind a name
+    assert rows == [
+        (
+            metric.name,
+            family.name.removeprefix("bytetalk_server_") + total[family.type],
+            metric.help,
+            kinds[metric.kind],
+            metric.unit,
+            metric.attribute or "",
+        )
+        for metric, family in zip(METRICS, families, strict=True)
     ]
 
 
@@ -272,17 +296,30 @@ def test_the_architecture_page_has_every_module() -> None:
 
 def test_the_tables_of_limits_have_every_setting_with_its_default() -> None:
     page = (ROOT / "docs" / "source" / "reference" / "limits.rst").read_text(encoding="utf-8")
-    tables = dict(re.findall(r"^   \* - ``(\w+)``.*\n     - (\w+)$", page, re.MULTILINE))
+    rows = re.findall(r"^   \* - ``(\w+)``(?:, of .*)?\n     - (\w+)$", page, re.MULTILINE)
     server = Server()
-    defaults = attrs.asdict(server.limits) | {
-        "max_size": LengthPrefixed().max_size,
-        "max_connections": server.max_connections,
-        "buffer_size": server.events().buffer_size,
-    }
-    assert tables == {
-        setting: "None" if default in (None, math.inf) else str(default)
-        for setting, default in defaults.items()
-    }
+    defaults = [
+        *attrs.asdict(server.limits).items(),
+        ("max_size", LengthPrefixed().max_size),
+        ("max_size", default_of(Codec.compressed, "max_size")),
+        ("max_header_size", ContentLength().max_header_size),
+        ("max_connections", server.max_connections),
+        ("backlog", default_of(Server.serve_tcp, "backlog")),
+        ("timeout", default_of(Server.stop, "timeout")),
+        ("timeout", default_of(stop_on_signals, "timeout")),
+        ("buffer_size", server.events().buffer_size),
+        ("timeout", default_of(ServerCollector, "timeout")),
+    ]
+    assert rows == [
+        (setting, "None" if default in (None, math.inf) else str(default))
+        for setting, default in defaults
+    ]
+    assert default_of(Server.serve_unix, "backlog") is None
+    assert default_of(observe_servers, "timeout") == default_of(ServerCollector, "timeout")
+
+
+def default_of(function: Callable[..., object], setting: str) -> object:
+    return inspect.signature(function).parameters[setting].default
 
 
 def commands_of_the_program() -> dict[str, click.Command]:
