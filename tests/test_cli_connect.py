@@ -50,6 +50,11 @@ async def brief(connection: Connection[Any, Any]) -> None:
     await connection.receive()
 
 
+async def flood(connection: Connection[Any, Any]) -> None:
+    while True:
+        await connection.send(b"as fast as it goes")
+
+
 async def half(connection: Connection[Any, Any]) -> None:
     """Receive a message, and send a part of one."""
     await connection.receive()
@@ -410,6 +415,15 @@ async def test_ctrl_c_at_a_terminal(how: str, nursery: trio.Nursery) -> None:
             at.process.send_signal(signal.Signals[how])
         await at.shows("1 sent, 1 received")
         assert await at.end() == 130
+
+
+async def test_ctrl_d_while_very_much_is_received(nursery: trio.Nursery) -> None:
+    port = await serve(nursery, flood)
+    async with session(f":{port}") as at:
+        await at.shows("Ctrl-D ends.", PROMPT, "as fast as it goes")
+        at.type(CTRL_D)
+        await at.shows("0 sent, ")
+        assert await at.end() == 0
 
 
 async def test_the_peer_vanishes_from_a_terminal(nursery: trio.Nursery) -> None:

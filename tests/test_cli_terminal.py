@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import attrs
 import pytest
@@ -99,6 +100,40 @@ async def test_a_line_that_makes_no_sense_stays_to_be_edited(
         await screen.shows("a number was expected, not nonsense")
         keys.send_text(f"{CTRL_U}4\n{CTRL_D}")
     assert await typed(terminal) == [4]
+
+
+async def test_the_reason_is_told_whole_however_narrow_the_terminal_is(
+    keys: PipeInput, screen: Screen
+) -> None:
+    terminal = Terminal("> ", number)
+    line = "x" * 200  # at 80 columns
+    keys.send_text(f"{line}\n{CTRL_U}{CTRL_D}")
+    await terminal.run()
+    assert screen.printed == [f"a number was expected, not {line}"]
+
+
+async def test_keys_are_the_prompts_while_lines_are_printed(
+    keys: PipeInput, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back for as long as that takes, the terminal would take a Ctrl-D for itself."""
+    given_back = 0
+
+    def give_back(_: PipeInput) -> nullcontext[None]:
+        nonlocal given_back
+        given_back += 1
+        return nullcontext()
+
+    monkeypatch.setattr(type(keys), "cooked_mode", give_back)
+    terminal = Terminal("> ", number)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(terminal.run)
+        keys.send_text("1\n")
+        await terminal.typed.receive()
+        await screen.shows(">")
+        await terminal.write(("", "while"))
+        await screen.shows("while")
+        assert given_back == 0
+        keys.send_text(CTRL_D)
 
 
 async def test_lines_are_remembered(keys: PipeInput, screen: Screen) -> None:

@@ -12,13 +12,14 @@ from typing import Final, Generic, TypeVar
 import attrs
 import trio
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app, get_app_session, run_in_terminal
-from prompt_toolkit.document import Document
+from prompt_toolkit.application import get_app_or_none, get_app_session
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
-from prompt_toolkit.validation import ValidationError, Validator
 
 T = TypeVar("T")
 
@@ -37,23 +38,6 @@ class _InterruptedError(Exception):
 
 
 @attrs.define(eq=False)
-class _Parser(Validator, Generic[T]):
-    """Keeps a line that cannot be parsed at the prompt, with the reason below it."""
-
-    parse: Callable[[str], T]
-    parsed: T = attrs.field(init=False)
-
-    def validate(self, document: Document) -> None:
-        try:
-            self.parsed = self.parse(document.text)
-        except ValueError as error:
-            raise ValidationError(len(document.text), str(error)) from error
-        except Exception as error:
-            get_app().exit(exception=error)
-            raise ValidationError from error
-
-
-@attrs.define(eq=False)
 class Terminal(Generic[T]):
     """What is typed comes out of ``typed``; what is written appears above the prompt.
 
@@ -66,7 +50,8 @@ class Terminal(Generic[T]):
     parse: Callable[[str], T]
     """What a line stands for; called in the other thread.
 
-    It raises ValueError, in one line, for a line that makes no sense: that stays at the prompt.
+    It raises ValueError, in one line, for a line that makes no sense: that stays at the prompt, and
+    the reason is printed above it.
     """
 
     typed: trio.MemoryReceiveChannel[T] = attrs.field(init=False)
@@ -84,7 +69,6 @@ class Terminal(Generic[T]):
     _printed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _running: bool = attrs.field(default=False, init=False)
     _loop: asyncio.AbstractEventLoop = attrs.field(init=False)
-    _printing: object = attrs.field(default=None, init=False)  # what nobody holds may be collected
 
     def __attrs_post_init__(self) -> None:
         # Without a limit, for it holds what a person has typed.
@@ -123,7 +107,7 @@ class Terminal(Generic[T]):
             self._print()
         elif not self._scheduled:
             self._scheduled = True
-            self._call(self._print_soon)
+            self._call(self._print_above)
         while len(self._unprinted) > _MOST_UNPRINTED:
             await self._printed.wait()
 
@@ -156,11 +140,9 @@ class Terminal(Generic[T]):
         return False
 
     async def _ask(self) -> None:
-        parser = _Parser(self.parse)
         session: PromptSession[str] = PromptSession(
             self.prompt,
-            validator=parser,
-            validate_while_typing=False,
+            key_bindings=self._keys(),
             erase_when_done=True,
             reserve_space_for_menu=0,
             interrupt_exception=_InterruptedError,
@@ -169,14 +151,40 @@ class Terminal(Generic[T]):
         while True:
             # An error of the program's is not to wait for a key.
             await session.prompt_async(set_exception_handler=False)
-            self._trio.run_sync_soon(self._typing.send_nowait, parser.parsed)
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("enter", filter=has_focus(DEFAULT_BUFFER))
+        def enter(event: KeyPressEvent) -> None:
+            line = event.current_buffer
+            try:
+                parsed = self.parse(line.text)
+            except ValueError as error:
+                self._unprinted.append([("ansired", str(error)), ("", "\n")])
+                self._print_above()
+            except Exception as error:  # noqa: BLE001 - prompt_async raises it
+                event.app.exit(exception=error)
+            else:
+                self._trio.run_sync_soon(self._typing.send_nowait, parsed)
+                line.validate_and_handle()
+
+        return keys
 
     def _stop(self) -> None:
         for task in asyncio.all_tasks():
             task.cancel()
 
-    def _print_soon(self) -> None:
-        self._printing = run_in_terminal(self._print)
+    def _print_above(self) -> None:
+        # run_in_terminal would give the terminal back meanwhile, and the terminal would keep a
+        # Ctrl-D that is typed just then.
+        app = get_app_or_none()
+        if app is None:
+            self._print()
+        else:
+            app.renderer.erase()
+            self._print()
+            app.invalidate()
 
     # -- the other thread while it runs, and Trio's before and after
 
