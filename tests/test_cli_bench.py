@@ -95,6 +95,7 @@ def test_the_results_as_json_alone(address: str) -> None:
     result = invoke(address, *QUICK, "--json", "-")
     found = json.loads(result.stdout)
     assert found["address"] == address
+    assert found["codec"] == "length:4"
     assert found["messages"] + found["messages_late"] > 0
     assert found["errors"] == {}
 
@@ -106,6 +107,25 @@ def test_the_results_in_files(address: str, tmp_path: Path) -> None:
     assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert result.stdout.startswith("bytetalk bench")
     assert result.stderr.splitlines()[-2:] == [f"written: {data}", f"written: {page}"]
+
+
+def test_the_results_in_what_is_there_already(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In /dev/stdout, for example: it can be written, and neither its directory nor be read."""
+    allowed = {os.devnull: os.W_OK, str(tmp_path / "new"): os.W_OK, str(tmp_path): os.W_OK}
+
+    def access(path: str | Path, mode: int) -> bool:
+        return mode == allowed.get(str(path))
+
+    monkeypatch.setattr(os, "access", access)
+    assert invoke(address, *QUICK, "--json", os.devnull).exit_code == 0
+    assert invoke(address, *QUICK, "--json", str(tmp_path / "new")).exit_code == 0
+    for wrong in (str(tmp_path / "new"), str(tmp_path / "folder" / "new")):
+        allowed.clear()
+        result = invoke(":1", "--json", wrong)
+        assert result.exit_code == 2
+        assert "writ" in result.stderr
 
 
 def test_a_file_that_cannot_be_written_after_all(address: str, tmp_path: Path) -> None:
@@ -193,12 +213,15 @@ def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1] == (
         "Error: all connections ended: 2 x a reply was not what had been sent"
     )
-    assert "The server went away" in result.stdout
+    assert "No connection was left" in result.stdout
+    assert "no reply" not in result.stdout
 
 
 def test_a_size_with_a_unit(address: str) -> None:
-    result = invoke(address, *QUICK, "--size", "4K", "--json", "-")
-    assert json.loads(result.stdout)["plan"]["frame_size"] == 4 + 4096
+    result = invoke(address, *QUICK, "--size", "4K", "-c", "length:4,max_size=8K", "--json", "-")
+    found = json.loads(result.stdout)
+    assert found["plan"]["frame_size"] == 4 + 4096
+    assert found["codec"] == "length:4,max_size=8K"
 
 
 def test_a_rate(address: str) -> None:

@@ -55,7 +55,7 @@ def result(**changes: Any) -> Result:
         rate=2,
         cpu=0.25,
         interrupted=True,
-        vanished=False,
+        exhausted=False,
         stopped=False,
     )
     return attrs.evolve(usual, **changes)
@@ -73,10 +73,10 @@ NOTHING = {
 
 def test_a_report_knows_when_and_of_what_it_is() -> None:
     before = datetime.datetime.now(datetime.UTC)
-    about = About.now(Address("localhost", 5555), LengthPrefixed(size=2))
+    about = About.now(Address("localhost", 5555), "length:2")
     assert before <= about.began <= datetime.datetime.now(datetime.UTC)
     assert about.title == "bytetalk bench localhost:5555"
-    assert about.codec.startswith("LengthPrefixed(size=2,")
+    assert about.codec == "length:2"
 
 
 def test_json_has_all_of_it() -> None:
@@ -107,7 +107,7 @@ def test_json_has_all_of_it() -> None:
         "bytes_received": 406,
         "errors": {"refused & <b>closed</b>": 2},
         "interrupted": True,
-        "server_went_away": False,
+        "no_connection_left": False,
         "stopped": False,
         "processor_share": 0.25,
     }

@@ -247,7 +247,7 @@ RESULT = Result(
     rate=10_200,
     cpu=0.5,
     interrupted=False,
-    vanished=False,
+    exhausted=False,
     stopped=False,
 )
 
@@ -292,7 +292,9 @@ def test_results_without_any_reply() -> None:
     )
     lines = results(result, "").plain.splitlines()
     assert not any(line.startswith("  latency") for line in lines)
-    assert lines[-5:] == [
+    assert lines[-7:] == [
+        "",
+        "  this program           50%  of a processor",
         "  errors                  20",
         r"                        19 x  gone\n",
         "                         1 x  x",
@@ -304,12 +306,17 @@ def test_results_without_any_reply() -> None:
 def test_results_without_any_second() -> None:
     lines = results(attrs.evolve(RESULT, elapsed=0, latencies=latencies()), "").plain
     assert "messages/s" not in lines
+    assert "\n\n  this program" in lines
+    assert "\n\n\n" not in lines
 
 
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"vanished": True, "interrupted": True}, "The server went away"),
+        (
+            {"exhausted": True, "interrupted": True},
+            "No connection was left before the time was over.",
+        ),
         ({"interrupted": True}, "Interrupted"),
         ({"stopped": True}, "This program was stopped for a while"),
         ({"lost": 1}, "1 message got no reply"),

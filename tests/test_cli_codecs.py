@@ -38,6 +38,7 @@ from trio_bytetalk._cli.codecs import (
     Framing,
     Layer,
     codec_option,
+    named_codec_option,
     overview,
     parse_codec,
 )
@@ -535,6 +536,19 @@ def test_a_codec_as_an_option() -> None:
     assert result.exit_code == 2
     assert "Invalid value for '--codec' / '-c': there is no codec 'line'" in result.output
     assert CODEC.convert(Lines(), None, None) == Lines()
+
+
+def test_an_option_may_keep_the_name() -> None:
+    given: list[object] = []
+
+    @click.command()
+    @named_codec_option
+    def keep(codec: object) -> None:
+        given.append(codec)
+
+    for arguments in (["-c", "json+lines"], []):
+        assert CliRunner().invoke(keep, arguments).exit_code == 0
+    assert given == [("json+lines", Lines().json()), ("length:4", LengthPrefixed())]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ async def test_rate_and_latencies(nursery: trio.Nursery, autojump_clock: Clock) 
     assert len(result.latencies) == result.messages + result.late
     assert (result.lost, result.unsent, result.errors) == (0, 0, {})
     assert not result.interrupted
-    assert not result.vanished
+    assert not result.exhausted
 
 
 async def test_each_second_is_told(nursery: trio.Nursery, autojump_clock: Clock) -> None:
@@ -125,6 +125,17 @@ async def test_the_warm_up_does_not_count(nursery: trio.Nursery, autojump_clock:
     assert result.elapsed == pytest.approx(1)
     assert milliseconds(result, 100) == [about(50)]
     assert result.messages == pytest.approx(20, abs=1)
+
+
+async def test_without_a_warm_up_the_first_bytes_count(
+    nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    async def never(connection: Connection[bytes, bytes]) -> None:
+        await trio.sleep_forever()
+
+    result = await Load(plan(connections=2, window=100), opener(nursery, never)).run()
+    assert result.lost == 200
+    assert result.bytes_sent == 200 * 8
 
 
 async def test_a_reply_after_the_end_is_waited_for_and_counts_as_late(
@@ -296,11 +307,44 @@ async def test_a_reply_must_be_what_was_sent(nursery: trio.Nursery, autojump_clo
     settings = plan(duration=2)
     result = await Load(settings, opener(nursery, wrong_in_the_end)).run()
     assert result.errors == {"a reply was not what had been sent": 1}
-    assert (result.messages, result.lost) == (5, 1)
+    assert (result.messages, result.lost) == (5, 0)  # for it came
     unchecked = attrs.evolve(settings, check=False)
     result = await Load(unchecked, opener(nursery, wrong_in_the_end)).run()
     assert result.errors == {}
     assert result.messages == 6
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "lost"),
+    [
+        (b"\0\0\0\4bbbb", "a reply was not what had been sent", 0),
+        (b"\xff\xff\xff\xff", "the peer announced a message of 4294967295 bytes", 0),
+        (b"\0\0\0\4bb", "the peer finished in the middle of a message", 3),
+        (b"", "the server closed the connection", 3),
+    ],
+)
+async def test_messages_are_lost_if_it_is_the_server_that_ends_the_connection(
+    nursery: trio.Nursery, autojump_clock: Clock, frame: bytes, error: str, lost: int
+) -> None:
+    @contextlib.asynccontextmanager
+    async def open_one() -> AsyncIterator[Connection[Any, Any]]:
+        ours, theirs = trio.testing.memory_stream_pair()
+
+        async def answer() -> None:
+            await theirs.receive_some()
+            await theirs.send_all(frame)
+            if lost:
+                await theirs.send_eof()
+
+        nursery.start_soon(answer)
+        async with open_connection(ours) as connection:
+            yield connection
+
+    result = await Load(plan(window=3), open_one).run()
+    assert result.exhausted
+    (found,) = result.errors
+    assert found.startswith(error)
+    assert (result.messages, result.lost) == (0, lost)
 
 
 async def test_replies_must_come_in_order(nursery: trio.Nursery, autojump_clock: Clock) -> None:
@@ -347,7 +391,7 @@ async def test_when_one_connection_ends_the_others_go_on(
     result = await load.run()
     assert result.errors == {"the server closed the connection": 1}
     assert result.lost == 1
-    assert not result.vanished
+    assert not result.exhausted
     assert [second.errors for second in result.seconds] == [1, 1]
     assert [second.in_flight for second in result.seconds] == [2, 2]
     assert result.messages == pytest.approx(9 + 2 * 20, abs=3)
@@ -362,7 +406,7 @@ async def test_when_all_have_ended_the_run_is_over(
 
     result = await Load(plan(connections=2, duration=100), opener(nursery, leaves)).run()
     assert trio.current_time() == pytest.approx(2.5)
-    assert result.vanished
+    assert result.exhausted
     assert result.errors == {"the server closed the connection": 2}
     assert [second.elapsed for second in result.seconds] == pytest.approx([1, 1, 0.5])
     assert result.messages == pytest.approx(48, abs=2)
@@ -375,7 +419,7 @@ async def test_when_all_have_ended_in_the_warm_up_nothing_was_measured(
         await connection.receive()
 
     result = await Load(plan(warmup=100), opener(nursery, leaves)).run()
-    assert result.vanished
+    assert result.exhausted
     assert (result.seconds, result.elapsed, result.rate, result.late) == ((), 0, 0, 0)
 
 
@@ -406,7 +450,7 @@ async def test_what_fails_in_sending_is_an_error(
     open_one = opener(nursery, echo(0.1), codec=Failing(messages[failing]))
     result = await Load(plan(payload=Payload(messages, 5), window=2), open_one).run()
     assert result.errors == {"not this one": 1}
-    assert result.vanished
+    assert result.exhausted
 
 
 # -- opening
@@ -548,7 +592,7 @@ async def interrupted(load: Load, *times: float) -> Result:
         result = await load.run()
         nursery.cancel_scope.cancel()
     assert result.interrupted
-    assert not result.vanished
+    assert not result.exhausted
     return result
 
 

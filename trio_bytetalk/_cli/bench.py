@@ -20,7 +20,7 @@ from .._codec import Codec
 from .addresses import SERVER, Address, open_connection
 from .bench_report import About, as_html, as_json
 from .bench_view import Picture, error_words, plan_words, print_text, results, second_line
-from .codecs import codec_option
+from .codecs import named_codec_option
 from .descriptors import allow_descriptors
 from .failures import INTERRUPTED, explained, run
 from .load import Load, Opener, Plan, Result
@@ -46,12 +46,14 @@ class _OutputFile(click.Path):
     """A file that can be written: to find out after the run that it cannot would be too late."""
 
     def __init__(self) -> None:
-        super().__init__(dir_okay=False, writable=True, allow_dash=True)
+        super().__init__(dir_okay=False, readable=False, writable=True, allow_dash=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         path = str(super().convert(value, param, ctx))
+        if path == "-" or os.path.lexists(path):
+            return path
         folder = Path(path).parent
-        if path != "-" and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
             self.fail(f"{str(folder)!r} is no directory that can be written to", param, ctx)
         return path
 
@@ -125,7 +127,7 @@ _FILE: Final = _OutputFile()
 @click.option("--no-check", is_flag=True, help="Take any reply, not only what was sent.")
 @click.option("--json", metavar="FILE", type=_FILE, help="Write the results as JSON; - is stdout.")
 @click.option("--html", metavar="FILE", type=_FILE, help="Write them as a page with charts.")
-@codec_option
+@named_codec_option
 @client_tls_options
 def command(
     address: Address,
@@ -140,7 +142,7 @@ def command(
     no_check: bool,
     json: str | None,
     html: str | None,
-    codec: Codec[Any, Any],
+    codec: tuple[str, Codec[Any, Any]],
     **tls: Any,
 ) -> None:
     """Measure how fast the server at ADDRESS answers.
@@ -162,8 +164,9 @@ def command(
     """
     if json == html == "-":
         raise click.UsageError("--json and --html cannot both go to the standard output")
+    codec_name, parsed = codec
     plan = Plan(
-        payload=_payload(codec, size, message, check=not no_check),
+        payload=_payload(parsed, size, message, check=not no_check),
         connections=connections,
         window=window,
         duration=duration,
@@ -177,13 +180,13 @@ def command(
     opener = partial(
         open_connection,
         address,
-        codec,
+        parsed,
         security.ssl_context,
         security.server_hostname,
         handshake_timeout=None,  # for --timeout is over all of it
         close_timeout=1,
     )
-    about = About.now(address, codec)
+    about = About.now(address, codec_name)
     screen = Screen(_Stderr(stderr=True), keyboard())
     result = run(measure, plan, opener, about.title, screen)
     if not result.seconds:
@@ -200,14 +203,14 @@ def command(
         raise click.ClickException(f"cannot write the results: {explained(error)}") from error
     if result.interrupted:
         sys.exit(INTERRUPTED)
-    if result.vanished:
+    if result.exhausted:
         raise click.ClickException(f"all connections ended: {error_words(result.errors, 1)}")
     if result.errors or result.lost:
         sys.exit(1)
 
 
 def _end_without_results(result: Result) -> NoReturn:
-    if result.vanished:
+    if result.exhausted:
         reasons = error_words(result.errors, 1)
         raise click.ClickException(f"all connections ended before anything was measured: {reasons}")
     click.echo("Interrupted before anything was measured.", err=True)

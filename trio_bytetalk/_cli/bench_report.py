@@ -7,20 +7,16 @@ import json
 import platform
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
 from .. import __version__
-from .._codec import Codec
-from .._errors import in_words
 from .addresses import Address
 from .bench_view import PERCENTS, notes, percent_name, plan_words, share
 from .charts import Bar, Line, bars, lines
 from .figures import latency, number, size
 from .load import Result
-
-_CODEC_SHOWN: Final = 500
 
 # How fine the histogram is.
 _BINS: Final = 40
@@ -34,12 +30,12 @@ class About:
 
     address: str
     codec: str
+    """As the command line names it."""
     began: datetime.datetime
 
     @classmethod
-    def now(cls, address: Address, codec: Codec[Any, Any]) -> About:
-        began = datetime.datetime.now(datetime.UTC)
-        return cls(str(address), in_words(codec, _CODEC_SHOWN), began)
+    def now(cls, address: Address, codec: str) -> About:
+        return cls(str(address), codec, datetime.datetime.now(datetime.UTC))
 
     @property
     def title(self) -> str:
@@ -82,7 +78,7 @@ def as_json(result: Result, about: About) -> str:
             "bytes_received": result.bytes_received,
             "errors": result.errors,
             "interrupted": result.interrupted,
-            "server_went_away": result.vanished,
+            "no_connection_left": result.exhausted,
             "stopped": result.stopped,
             "processor_share": result.cpu,
             "notes": list(notes(result)),

@@ -291,6 +291,7 @@ def results(result: Result, title: str) -> Text:
         text.append("\n")
         for line in histogram_lines(latencies, _RESULT_BINS, _RESULT_WIDTH):
             text.append_text(line).append("\n")
+    if result.elapsed:
         text.append("\n")
     _row(text, "this program", f"{result.cpu:.0%}", "of a processor")
     _row(text, "errors", f"{sum(result.errors.values()):,}", "")
@@ -310,8 +311,8 @@ def _row(text: Text, label: str, figure: str, words: str, style: str = "") -> No
 
 def notes(result: Result) -> Iterator[str]:
     """What must be known to read the figures."""
-    if result.vanished:
-        yield "The server went away: all connections ended before the time was over."
+    if result.exhausted:
+        yield "No connection was left before the time was over."
     elif result.interrupted:
         yield "Interrupted before the time was over."
     if result.stopped:

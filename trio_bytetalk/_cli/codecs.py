@@ -22,7 +22,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import click
@@ -45,6 +45,8 @@ from .messages import Kind, kind_of
 from .quantities import whole_number
 
 DEFAULT: Final = "length:4"
+
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 # The arguments that may have an equals sign in them: "=IH" is a format, too.
 _WITH_EQUALS: Final = ("delimiter", "format")
@@ -362,14 +364,29 @@ class CodecType(click.ParamType[Codec[Any, Any]]):
         ]
 
 
-CODEC = CodecType()
+class NamedCodecType(CodecType):
+    """The same with its name in front: a pair."""
 
-codec_option = click.option(
-    "--codec",
-    "-c",
-    type=CODEC,
-    default=DEFAULT,
-    show_default=True,
-    metavar="CODEC",
-    help="How messages are framed: length:2,little, lines, json+lines, ... See 'bytetalk codecs'.",
-)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value, super().convert(value, param, ctx)
+
+
+CODEC = CodecType()
+NAMED_CODEC = NamedCodecType()
+
+
+def _codec_option(kind: CodecType) -> Callable[[_FunctionT], _FunctionT]:
+    return click.option(
+        "--codec",
+        "-c",
+        type=kind,
+        default=DEFAULT,
+        show_default=True,
+        metavar="CODEC",
+        help="How messages are framed: length:2,little, lines, json+lines, ... "
+        "See 'bytetalk codecs'.",
+    )
+
+
+codec_option = _codec_option(CODEC)
+named_codec_option = _codec_option(NAMED_CODEC)

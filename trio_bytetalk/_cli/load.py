@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from .._connection import Connection
-from .._errors import BytetalkError
+from .._errors import BytetalkError, IncompleteMessageError
 from .failures import explained
 from .histogram import Histogram
 from .payload import Payload
@@ -106,7 +106,11 @@ class Result:
     late: int
     """Replies received after it, to messages that were sent before it ended."""
     lost: int
-    """Messages sent that were not answered at all, for whatever reason."""
+    """Messages sent that were not answered at all.
+
+    But for those of connections that this program ended because of what the server had sent: their
+    replies may have come.
+    """
     unsent: int
     """With a rate: messages whose time came, and that were not sent until the end."""
     errors: dict[str, int]
@@ -118,7 +122,7 @@ class Result:
     """Messages a second."""
     cpu: float
     interrupted: bool
-    vanished: bool
+    exhausted: bool
     """Whether no connection was left before the time was over."""
     stopped: bool
     """Whether this program itself was stopped, as by Ctrl-Z, while it sent."""
@@ -189,7 +193,7 @@ class Load:
     _refusal: Exception | None = attrs.field(default=None, init=False)
     _lost: int = attrs.field(default=0, init=False)
     _unsent: int = attrs.field(default=0, init=False)
-    _vanished: bool = attrs.field(default=False, init=False)
+    _exhausted: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._undecided = self.plan.connections
@@ -267,7 +271,8 @@ class Load:
             link.schedule(number, len(self._links))
         self._start.set()
         with self._sending:
-            await trio.sleep(plan.warmup)
+            if plan.warmup:  # else nothing must have been sent before this
+                await trio.sleep(plan.warmup)
             self._enter(Phase.MEASURING)
             self.recent = Histogram()
             self._last = self._traffic()
@@ -344,7 +349,7 @@ class Load:
             rate=self._rate(),
             cpu=math.fsum(s.cpu * s.elapsed for s in seconds) / elapsed if elapsed else 0.0,
             interrupted=self.interrupted,
-            vanished=self._vanished,
+            exhausted=self._exhausted,
             stopped=self.stopped,
         )
 
@@ -370,7 +375,7 @@ class Load:
         if link.failure is not None:
             self.errors[link.failure] += 1
         if not self.active and self.phase in (Phase.WARMING_UP, Phase.MEASURING):
-            self._vanished = True
+            self._exhausted = True
             self._sending.cancel()
 
 
@@ -500,12 +505,14 @@ class _Link:
                 elif self._stopped and not pending:
                     break
             else:
-                raise _WrongError("the server closed the connection")
+                raise ConnectionError("the server closed the connection")
         except _EXPECTED as error:
             self._fail(error)
         everything.cancel()
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, BytetalkError) and not isinstance(error, IncompleteMessageError):
+            self.pending.clear()  # it is this program that ends the connection
         # Both tasks notice; the one that is first knows best.
         self.failure = self.failure or explained(error)
 

@@ -25,7 +25,7 @@ from .._server import Server
 from .._signals import stop_on_signals
 from . import failures
 from .addresses import name_of
-from .codecs import DEFAULT, CodecType, parse_codec
+from .codecs import DEFAULT, NAMED_CODEC, parse_codec
 from .descriptors import allow_all_descriptors
 from .figures import size
 from .gauges import Gauges
@@ -49,13 +49,6 @@ _REPORTING: Final = 10
 
 # How much of the system's words for what cannot be listened on is shown.
 _ERROR_SHOWN: Final = 500
-
-
-class _NamedCodec(CodecType):
-    """A codec, and the words that it was given in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value, super().convert(value, param, ctx)
 
 
 def _limit_option(name: str, words: str) -> Callable[[Any], Any]:
@@ -112,7 +105,7 @@ class Settings:
 @click.option(
     "--codec",
     "-c",
-    type=_NamedCodec(),
+    type=NAMED_CODEC,
     metavar="CODEC",
     help="How messages are framed: length:2,little, lines, json+lines, ... See 'bytetalk codecs'.  "
     f"[default: {_CODECS['chat']} for chat, {_CODECS['echo']} for echo and log]",
