@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -26,7 +26,10 @@ from trio_bytetalk import Connection, Lines, open_connection, open_tcp_connectio
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HOST = "127.0.0.1"
-SERVERS = ["chat_server.py", "echo_server.py", "embedded.py", "event_log.py", "tls_echo.py"]
+SERVERS = [
+    *("chat_server.py", "echo_server.py", "embedded.py", "event_log.py", "hand_over.py"),
+    "tls_echo.py",
+]
 ALL_SERVERS = [*SERVERS, "mqtt_broker.py"]
 
 # What a server logs at the first signal, and at the second.
@@ -646,3 +649,64 @@ async def test_without_inherited_sockets_it_says_so() -> None:
     outcome = await run("socket_activation.py")
     line = "no listening sockets were handed over (LISTEN_PID and LISTEN_FDS)\n"
     assert outcome == Outcome(1, [], line)
+
+
+# -- hand_over.py
+
+
+async def test_a_server_hands_over_to_its_successor_and_refuses_no_one() -> None:
+    async with running("hand_over.py") as old:
+        gone = trio.Event()
+
+        async def keep_connecting() -> None:
+            while not gone.is_set():
+                async with open_tcp_connection(HOST, old.port) as visitor:  # what must not fail
+                    try:
+                        await visitor.send(b"anyone?")
+                        await visitor.receive()
+                    except (trio.EndOfChannel, trio.BrokenResourceError):
+                        pass  # the old one has stopped meanwhile
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_connecting)
+            async with open_tcp_connection(HOST, old.port) as connection:
+                await connection.send(b"to the old one")
+                assert await connection.receive() == b"to the old one"
+                old.process.send_signal(signal.SIGHUP)
+                address, successor = (await old.line()).split(", process ")
+                with killed_if_this_fails(int(successor)):
+                    assert address == f"echo server on {HOST} port {old.port}"
+                    with pytest.raises(trio.EndOfChannel):
+                        await connection.receive()
+                    assert await old.process.wait() == 0
+                    gone.set()
+                    async with open_tcp_connection(HOST, old.port) as another:
+                        await another.send(b"to the new one")
+                        assert await another.receive() == b"to the new one"
+                    os.kill(int(successor), signal.SIGTERM)
+                    outcome = await old.end()  # of both, for they have the same output
+    assert outcome == Outcome(0, [], 2 * STOPPING[signal.SIGTERM])
+
+
+@contextmanager
+def killed_if_this_fails(process: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        raise
+
+
+async def test_a_server_whose_successor_fails_goes_on(tmp_path: Path) -> None:
+    program = tmp_path / "hand_over.py"
+    program.write_bytes((EXAMPLES / "hand_over.py").read_bytes())
+    async with running(str(program)) as server:
+        program.write_text("raise SystemExit('a mistake in the new version')")
+        server.process.send_signal(signal.SIGHUP)
+        assert (await server.line()).endswith(" has failed; going on")
+        async with open_tcp_connection(HOST, server.port) as connection:
+            await connection.send(b"hello")
+            assert await connection.receive() == b"hello"
+        outcome = await server.stop(signal.SIGTERM)
+    assert outcome == Outcome(0, [], "a mistake in the new version\n" + STOPPING[signal.SIGTERM])
