@@ -139,6 +139,27 @@ def test_a_busy_server_at_80x24() -> None:
     ]
 
 
+def test_that_not_all_connections_are_shown_is_said() -> None:
+    for height, connections in ((24, 7), (24, 8), (17, 4), (17, 5)):
+        lines = drawn(full(connections, entries(100)), 80, height)
+        shown = sum("127.0.0.1:4" in line for line in lines)
+        words = "" if shown == connections else "busiest of "
+        assert lines[8].startswith(f"─ {words}{connections} connections ─")
+    wide = [drawn(full(n, entries(100)), 200, 30)[8] for n in (20, 21)]
+    assert [line[:24] for line in wide] == ["─ 20 connections ───────", "─ busiest of 21 connecti"]
+
+
+def test_less_than_a_message_a_second_is_not_nothing() -> None:
+    rate = Traffic(0.25, 1 / 3, 68, 12.4)
+    peers = (busy(0, rate),)
+    lines = drawn(Picture(TITLE, sample(connections=1, busiest=peers, rate=rate), []), 80, 24)
+    assert lines[3].startswith(" messages in       0.25/s ")
+    assert lines[4].startswith(" messages out      0.33/s ")
+    assert lines[10] == (
+        " 127.0.0.1:40000                      0.25      0.33     80 B        -    10.0 s"
+    )
+
+
 def test_at_200x50_connections_and_events_stand_side_by_side() -> None:
     lines = drawn(full(5000, entries(100)), 200, 50)
     assert lines[3].endswith("12,345,678,901 in all")

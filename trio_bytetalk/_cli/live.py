@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from .._server import ServerStatistics
-from .figures import duration, plural, size, sparkline
+from .figures import duration, number, plural, size, sparkline
 from .gauges import Busy, Gauges, Sample
 from .logs import Entry, LatestRecords
 from .screen import Screen, is_ours
@@ -66,8 +66,8 @@ class Picture:
         ascii_only = options.ascii_only
         lines = list(_page(self, width, height, ascii_only))[:height]
         lines += [[]] * (height - len(lines))
-        for number, line in enumerate(lines):
-            if number:
+        for row, line in enumerate(lines):
+            if row:
                 yield Segment.line()
             yield from _cut(line, width, ascii_only)
 
@@ -96,24 +96,25 @@ def _page(picture: Picture, width: int, height: int, ascii_only: bool) -> Iterat
         return
     if width >= _WIDE:
         column = width // 2
-        busiest = [_heading(_busiest_title(sample), column - 2, ascii_only)]
-        busiest += _connections(sample, left - 2, column - 2)
+        shown = min(len(sample.busiest), left - 2)
+        busiest = [_heading(_busiest_title(sample, shown), column - 2, ascii_only)]
+        busiest += _connections(sample, shown, column - 2)
         events = [_heading("latest events", width - column, ascii_only)]
         events += _events(picture.entries, left - 1)
-        for number in range(max(len(busiest), len(events))):
-            connection = busiest[number] if number < len(busiest) else []
+        for row in range(max(len(busiest), len(events))):
+            connection = busiest[row] if row < len(busiest) else []
             gap = column - sum(cell_len(text) for text, _ in connection)
             yield [
                 *connection,
                 (" " * gap, _PLAIN),
-                *(events[number] if number < len(events) else []),
+                *(events[row] if row < len(events) else []),
             ]
         return
     # Three lines are headings. Connections have three fifths of the others, and what is left over
     # by either goes to the other.
     left -= 3
     shown = min(len(sample.busiest), max(left * 3 // 5, left - len(picture.entries)))
-    yield _heading(_busiest_title(sample), width, ascii_only)
+    yield _heading(_busiest_title(sample, shown), width, ascii_only)
     yield from _connections(sample, shown, width)
     yield _heading("latest events", width, ascii_only)
     yield from _events(picture.entries, left - shown)
@@ -146,11 +147,11 @@ def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterat
         ways = sorted(server.endings.items(), key=lambda item: -item[1])
         endings = [f"{count:,} {way.value.replace('_', ' ')}" for way, count in ways if count]
         yield [*_label("endings"), (", ".join(endings) or "none", _PLAIN)]
-    for label, unit, field in (
-        ("messages in", _count, "messages_in"),
-        ("messages out", _count, "messages_out"),
-        ("bytes in", size, "bytes_in"),
-        ("bytes out", size, "bytes_out"),
+    for label, each, unit, field in (
+        ("messages in", number, _count, "messages_in"),
+        ("messages out", number, _count, "messages_out"),
+        ("bytes in", size, size, "bytes_in"),
+        ("bytes out", size, size, "bytes_out"),
     ):
         rates = [getattr(rate, field) for rate in sample.history]
         total = f"  {unit(getattr(sample.total, field))} in all" if width >= _TOTALS_IN_FULL else ""
@@ -158,7 +159,7 @@ def _totals(sample: Sample, width: int, height: int, ascii_only: bool) -> Iterat
         bars = min(max(room, 0), 60)
         yield [
             *_label(label),
-            (f"{unit(getattr(sample.rate, field)) + '/s':>11} ", _HEADING),
+            (f"{each(getattr(sample.rate, field)) + '/s':>11} ", _HEADING),
             (sparkline(rates, sample.samples, bars, ascii_only=ascii_only), _BARS),
             (total, _DIM),
         ]
@@ -200,17 +201,16 @@ def _heading(text: str, width: int, ascii_only: bool) -> _Line:
     return [(f"{dash} ", _DIM), (text, _HEADING), (f" {dash * (rest + 1)}", _DIM)]
 
 
-def _busiest_title(sample: Sample) -> str:
-    if sample.server.connections > len(sample.busiest):
-        return f"busiest of {plural(sample.server.connections, 'connection')}"
-    return plural(sample.server.connections, "connection")
+def _busiest_title(sample: Sample, shown: int) -> str:
+    connections = plural(sample.server.connections, "connection")
+    return f"busiest of {connections}" if sample.server.connections > shown else connections
 
 
 def _connections(sample: Sample, most: int, width: int) -> Iterator[_Line]:
     # What has a fixed width, and what it is.
     columns: list[tuple[str, int, Callable[[Busy], str]]] = [
-        ("msgs in/s", 10, lambda one: _count(one.rate.messages_in)),
-        ("out/s", 10, lambda one: _count(one.rate.messages_out)),
+        ("msgs in/s", 10, lambda one: number(one.rate.messages_in)),
+        ("out/s", 10, lambda one: number(one.rate.messages_out)),
         ("bytes/s", 9, lambda one: size(one.rate.bytes_in + one.rate.bytes_out)),
         ("unsent", 9, lambda one: size(one.queued) if one.queued else "-"),
         ("age", 10, lambda one: duration(max(sample.now - one.since, 0))),
