@@ -987,7 +987,8 @@ async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
     connection.context = {"name": "ann"}
     assert connection.context == {"name": "ann"}
     assert connection.close_reason is None
-    assert repr(connection) == f"<Connection {connection.number} with {there!r}, open>"
+    peer = address_in_words(there)
+    assert repr(connection) == f"<Connection {connection.number} with {peer}, open>"
     await right.send_all(b"one\ntwo\nthr")
     assert await connection.receive() == "one"
     assert await connection.receive() == "two"
@@ -1014,7 +1015,7 @@ async def test_what_a_connection_says_of_itself(connect: Connect) -> None:
     await right.aclose()
     await connection.aclose()
     assert repr(connection) == (
-        f"<Connection {connection.number} with {there!r}, ended: closed on this side>"
+        f"<Connection {connection.number} with {peer}, ended: closed on this side>"
     )
     assert connection.local_address is None
 

@@ -29,7 +29,7 @@ from trio_bytetalk import (
     Server,
     open_connection,
 )
-from trio_bytetalk._errors import one_line
+from trio_bytetalk._errors import one_line, reason_of
 from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 EXCEPTIONS: list[type[Exception]] = [
@@ -52,6 +52,20 @@ def test_exception_that_goes_to_another_process_comes_out_as_it_was(kind: type[E
     for same in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(same) is kind
         assert str(same) == "expected 1, came 2"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (OSError(2, "No such file", "x"), "[Errno 2] No such file: 'x'"),
+        (OSError("no number"), "no number"),
+        (ValueError("no"), "no"),
+        (ValueError(), "ValueError()"),
+    ],
+)
+def test_the_systems_number_of_an_error_is_left_out(error: Exception, words: str) -> None:
+    assert reason_of(error) == words
 
 
 def test_text_for_an_error_is_cut_in_its_middle_where_it_is_longer_than_allowed() -> None:

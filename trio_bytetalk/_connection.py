@@ -29,7 +29,7 @@ from ._codec import (
     Writer,
     ahead_reader,
 )
-from ._errors import ProtocolError, in_words
+from ._errors import ProtocolError, in_words, reason_of
 from ._events import (
     EventEmitter,
     MessageHook,
@@ -63,6 +63,9 @@ _logger = get_logger("connection")
 # How often a socket that has more is read before the messages are looked at. More would save a few
 # of the scheduler's turns, but let one connection hold up the others for longer.
 _READS_AT_ONCE: Final = 4
+
+# How the message of an error begins that a TLS handshake ended with.
+HANDSHAKE_FAILED: Final = "the TLS handshake failed"
 
 # How many characters of a close_reason a connection's repr() has.
 _REASON_SHOWN: Final = 300
@@ -313,7 +316,8 @@ class Connection(
             state = f"ended: {in_words(self.close_reason, _REASON_SHOWN)}"
         else:
             state = "closed" if self._closed else "open"
-        return f"<Connection {self.number} with {self.remote_address!r}, {state}>"
+        peer = address_in_words(self.remote_address)
+        return f"<Connection {self.number} with {peer}, {state}>"
 
     # -- protocol
 
@@ -1177,7 +1181,7 @@ async def handshake(stream: trio.SSLStream[trio.abc.Stream], limits: Limits) -> 
             await stream.do_handshake()
         except trio.BrokenResourceError as error:
             reason = error.__cause__ or error
-            raise trio.BrokenResourceError(f"the TLS handshake failed: {reason}") from reason
+            raise trio.BrokenResourceError(f"{HANDSHAKE_FAILED}: {reason_of(reason)}") from reason
     if scope.cancelled_caught:
         raise HandshakeTimeoutError(
             f"the TLS handshake took more than {limits.handshake_timeout} seconds; "

@@ -28,6 +28,13 @@ def in_words(error: object, most: int) -> str:
     return one_line(text, most)
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, as a part of a sentence: without the number of a system's error."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error) or repr(error)
+
+
 class BytetalkError(Exception):
     """The base of all exceptions that this package defines."""
 

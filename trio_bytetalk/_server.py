@@ -51,6 +51,9 @@ from ._transport import Frame, address_of, close_forcefully
 
 _logger = get_logger("server")
 
+# A peer of a Unix socket, as a rule, in a log line.
+_UNNAMED: Final = "an unnamed peer"
+
 # accept() fails with these when the process or the system has run out of something. Waiting helps,
 # if connections end meanwhile; trio.serve_listeners waits as long.
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -696,7 +699,8 @@ class Server(Generic[SendT, ReceiveT]):
                 # The codec's own code, or a system limit: not a reason to end the server.
                 remote = address_in_words(address)
                 extra = fields("connection_refused", error, connection=number, remote=remote)
-                _logger.exception("no connection %d with %r", number, address, extra=extra)
+                peer = remote or _UNNAMED
+                _logger.exception("no connection %d with %s", number, peer, extra=extra)
                 await close_forcefully(stream, number)
                 return
             self._connections.add(connection)
@@ -729,8 +733,8 @@ class Server(Generic[SendT, ReceiveT]):
             traceback = None if isinstance(error, trio.BrokenResourceError) else error
             remote = address_in_words(address)
             extra = fields("handshake_failed", error, connection=number, remote=remote)
-            words = "no connection %d with %r: %s"
-            said = number, address, in_words(error, ERROR_SHOWN)
+            words = "no connection %d with %s: %s"
+            said = number, remote or _UNNAMED, in_words(error, ERROR_SHOWN)
             _logger.warning(words, *said, exc_info=traceback, extra=extra)
             await close_forcefully(secure, number)
             return None

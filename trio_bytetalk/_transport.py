@@ -21,7 +21,7 @@ import trio
 
 from ._codec import Buffer
 from ._epoll import EPOLL_AVAILABLE, Readiness, bytes_waiting, register
-from ._errors import BytetalkError
+from ._errors import BytetalkError, reason_of
 from ._flusher import flush_soon
 from ._limits import Limits
 from ._log import fields, get_logger
@@ -86,7 +86,7 @@ def again(error: Exception) -> Exception:
 def broken(error: BaseException) -> trio.BrokenResourceError:
     """What to raise for a connection that ``error`` broke, with the reason in its message."""
     reason = error.__cause__ or error
-    result = trio.BrokenResourceError(f"the connection broke: {str(reason) or repr(reason)}")
+    result = trio.BrokenResourceError(f"the connection broke: {reason_of(reason)}")
     result.__cause__ = reason
     return result
 
