@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -157,6 +159,81 @@ def block_trio_while(work: Callable[[], None]) -> None:
 async def test_wrong_arguments_are_named() -> None:
     with pytest.raises(TypeError, match="servers must be a dict of servers by their names"):
         observe_servers({})
+
+
+async def test_servers_that_are_observed_later_are_added(collected: Collected) -> None:
+    """The SDK itself would forget them: its instruments are there already."""
+    server, other = Server(echo), Server(echo)
+    observe_servers({"chat": server}, meter_provider=collected.provider)
+    collected.collect()
+    observe_servers({"other": other}, meter_provider=collected.provider)
+    async with open_memory_connection(other):
+        await trio.testing.wait_all_tasks_blocked()
+        collected.collect()
+    assert collected.value("connections", bytetalk_server="chat") == 0
+    assert collected.value("connections", bytetalk_server="other") == 1
+
+
+async def test_each_server_has_a_name_of_its_own(collected: Collected) -> None:
+    observe_servers({"chat": Server(echo)}, meter_provider=collected.provider)
+    with pytest.raises(ValueError, match="a server called 'chat' is observed already"):
+        observe_servers(
+            {"other": Server(echo), "chat": Server(echo)}, meter_provider=collected.provider
+        )
+    collected.collect()
+    assert {dict(attributes)["bytetalk.server"] for _, attributes in collected.values} == {"chat"}
+    reader = InMemoryMetricReader()
+    observe_servers({"chat": Server(echo)}, meter_provider=MeterProvider(metric_readers=[reader]))
+    collected.reader = reader
+    collected.collect()
+    assert collected.value("connections", bytetalk_server="chat") == 0
+
+
+async def test_the_global_provider_is_known_by_its_name_and_as_what_it_is(
+    collected: Collected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["trio_bytetalk.opentelemetry"]
+    monkeypatch.setattr(module, "_observed", weakref.WeakKeyDictionary())
+    provider = collected.provider
+    observe_servers({"a": Server()}, meter_provider=provider)
+    monkeypatch.setattr(module, "get_meter_provider", lambda: provider)
+    observe_servers({"b": Server()})
+    observe_servers({"c": Server()}, meter_provider=provider)
+    collected.collect()
+    names = {dict(attributes)["bytetalk.server"] for _, attributes in collected.values}
+    assert names == {"a", "b", "c"}
+
+
+def test_the_global_provider_may_be_set_up_at_any_time() -> None:
+    """It is so for a whole process, so this has one of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", GLOBALLY], capture_output=True, text=True, check=False
+    )
+    assert (done.stderr, done.stdout) == ("", "['a', 'b', 'c', 'd']\n")
+
+
+GLOBALLY = """
+import trio
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from trio_bytetalk import Server
+from trio_bytetalk.opentelemetry import observe_servers
+
+async def main():
+    observe_servers({"a": Server()})
+    observe_servers({"b": Server()})
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader])
+    set_meter_provider(provider)
+    observe_servers({"c": Server()})
+    observe_servers({"d": Server()}, meter_provider=provider)
+    (metrics,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+    points = next(iter(metrics.metrics)).data.data_points
+    print(sorted(point.attributes["bytetalk.server"] for point in points))
+
+trio.run(main)
+"""
 
 
 def test_without_the_api_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
