@@ -51,6 +51,20 @@ def test_what_a_terminal_would_obey_is_escaped_in_tracebacks_too(
     assert "\r" not in err
 
 
+def test_how_a_connection_ended_is_told_once_by_serve_itself(
+    records: LatestRecords, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = on_stderr()
+    for _ in range(2):
+        with logging_to(handler, logging.INFO):
+            LOGGER.warning("in other words", extra={"bytetalk_event": "connection_ended"})
+            LOGGER.warning("another fault", extra={"bytetalk_event": "handshake_failed"})
+    LOGGER.warning("in other words", extra={"bytetalk_event": "connection_ended"})
+    assert [entry.text for entry in records.entries] == 2 * ["another fault"]
+    assert "in other words" not in capsys.readouterr().err
+    assert not handler.filters
+
+
 def test_after_the_block_logging_is_as_it_was() -> None:
     root = logging.getLogger()
     before = root.level, list(root.handlers)

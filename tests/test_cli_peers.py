@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 from pairs import memory, tcp
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_bytetalk import Connection, Server, open_connection, open_unix_connection
+from trio_bytetalk import Connection, Netstring, Server, open_connection, open_unix_connection
 from trio_bytetalk._cli.peers import NO_TRAFFIC, Peers, Traffic
 
 BytesConnection = Connection[bytes, bytes]
@@ -45,7 +46,7 @@ async def test_a_connection_is_logged_with_what_it_has_done(
     )
 
 
-async def test_what_an_error_says_is_logged_and_obeyed_by_no_terminal(
+async def test_an_error_of_the_handlers_is_not_told_twice(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fail(connection: BytesConnection) -> None:
@@ -61,10 +62,30 @@ async def test_what_an_error_says_is_logged_and_obeyed_by_no_terminal(
             async with open_connection(ours) as connection:
                 await connection.send(message)
                 await wait_all_tasks_blocked()
-    assert r"disconnected: \x1b[31mb'one'; in 1 message, 7 B" in caplog.text
-    assert "\x1b" not in "".join(
-        message for message in caplog.messages if "disconnected" in message
+    ends = [message for message in caplog.messages if "disconnected" in message]
+    # What it was, the server has logged, with the traceback.
+    assert all("disconnected: its handler failed; in 1 message, 7 B" in end for end in ends)
+    assert len(ends) == 2
+
+
+async def test_what_a_peer_did_wrong_is_a_warning_and_obeyed_by_no_terminal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "trio_bytetalk.serve")
+    server = Server(echo, codec=Netstring())
+    Peers(server)
+    ours, theirs = memory()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, theirs)
+        await ours.send_all(b"\x1b[31m")
+        assert await ours.receive_some() == b""
+    connected, disconnected = (
+        record for record in caplog.records if record.name == "trio_bytetalk.serve"
     )
+    assert connected.levelno == logging.INFO
+    assert disconnected.levelno == logging.WARNING
+    assert re.match(r"unix#1 disconnected: .*\\x1b", disconnected.getMessage())
+    assert "\x1b" not in disconnected.getMessage()
 
 
 async def test_clients_of_a_unix_socket_are_numbered(tmp_path: Path, nursery: trio.Nursery) -> None:

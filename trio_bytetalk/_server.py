@@ -51,7 +51,7 @@ from ._transport import Frame, address_of, close_forcefully
 
 _logger = get_logger("server")
 
-# A peer of a Unix socket, as a rule, in a log line.
+# In a log line: who came through a Unix socket, or had gone before its address was asked for.
 _UNNAMED: Final = "an unnamed peer"
 
 # accept() fails with these when the process or the system has run out of something. Waiting helps,

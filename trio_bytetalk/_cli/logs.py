@@ -76,9 +76,13 @@ def on_stderr() -> logging.Handler:
 
 @contextlib.contextmanager
 def logging_to(handler: logging.Handler, level: int) -> Iterator[None]:
-    """Within this block, all loggers' records from ``level`` on go to ``handler``."""
+    """Within this block, all loggers' records from ``level`` on go to ``handler``.
+
+    But not the package's own of how a connection has ended, for `Peers` has one of that, too.
+    """
     root = logging.getLogger()
     before = root.level
+    handler.addFilter(_is_news)
     root.addHandler(handler)
     root.setLevel(level)
     try:
@@ -86,3 +90,8 @@ def logging_to(handler: logging.Handler, level: int) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(before)
+        handler.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return getattr(record, "bytetalk_event", None) != "connection_ended"

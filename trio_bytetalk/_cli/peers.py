@@ -8,8 +8,8 @@ from typing import Any, Final
 import attrs
 import trio
 
-from .._connection import Connection
-from .._errors import in_words
+from .._connection import Connection, Ending
+from .._errors import BytetalkError, in_words
 from .._server import Server
 from .addresses import name_of
 from .figures import duration, plural, size
@@ -81,10 +81,16 @@ class Peers:
     async def _went(self, connection: Connection[Any, Any]) -> None:
         peer = self.of(connection)
         numbers = connection.statistics()
-        _logger.info(
+        reason = in_words(connection.close_reason, _REASON_SHOWN)
+        if connection._ending() is Ending.FAILED:  # the server has logged that, with a traceback
+            reason = "its handler failed"
+        # As the server has it: what breaks the protocol is worth a look, a reset is not.
+        is_fault = isinstance(connection.close_reason, BytetalkError)
+        _logger.log(
+            logging.WARNING if is_fault else logging.INFO,
             "%s disconnected: %s; in %s, %s; out %s, %s; %s",
             peer.address,
-            in_words(connection.close_reason, _REASON_SHOWN),
+            reason,
             plural(numbers.messages_received, "message"),
             size(numbers.bytes_received),
             plural(numbers.messages_sent, "message"),
