@@ -47,6 +47,13 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
     return error
 
 
+def unverified(code: int) -> ssl.SSLCertVerificationError:
+    """A certificate was refused for the reason that has this number in OpenSSL."""
+    error = ssl.SSLCertVerificationError()
+    error.verify_code = code
+    return error
+
+
 def in_context(error: BaseException, context: BaseException) -> BaseException:
     error.__context__ = context
     return error
@@ -180,6 +187,20 @@ def test_fewer_replies_than_wanted_are_a_failure() -> None:
                 "--tls-insecure)"
             ),
         ),
+        (
+            caused(trio.BrokenResourceError("failed"), unverified(10)),
+            "failed (--tls-insecure does without)",
+        ),
+        (
+            caused(
+                trio.BrokenResourceError("the TLS handshake failed: EOF"), ssl.SSLEOFError(8, "EOF")
+            ),
+            "the TLS handshake failed: EOF (does the server use TLS?)",
+        ),
+        (
+            caused(trio.BrokenResourceError("the connection broke: EOF"), ssl.SSLEOFError(8, "")),
+            "the connection broke: EOF",
+        ),
     ],
 )
 def test_errors_in_words(error: BaseException, message: str) -> None:
@@ -211,24 +232,49 @@ def test_a_server_that_is_not_there() -> None:
     assert caught.value.message == "cannot connect to '/nowhere/socket': No such file or directory"
 
 
-def test_a_server_that_is_not_trusted(tmp_path: Path) -> None:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("localhost").configure_cert(context)
+@pytest.mark.parametrize(
+    ("issued_for", "is_trusted", "advice"),
+    [
+        (
+            "localhost",
+            False,
+            "(give its authority with --tls-ca FILE, or do not check with --tls-insecure)",
+        ),
+        (
+            "example.org",
+            True,
+            (
+                "(the name that it must have is given with --tls-name NAME; --tls-insecure does "
+                "without)"
+            ),
+        ),
+        (None, True, "(does the server use TLS?)"),
+    ],
+    ids=["unknown", "of another name", "without TLS"],
+)
+def test_a_server_that_is_not_trusted(
+    issued_for: str | None, is_trusted: bool, advice: str, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    context = None
+    if issued_for is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert(issued_for).configure_cert(context)
+    ours = ssl.create_default_context()
+    if is_trusted:
+        authority.configure_trust(ours)
     path = tmp_path / "socket"
 
     async def connect() -> None:
         async with trio.open_nursery() as nursery:
-            serve = Server(codec=Lines()).serve_unix
+            serve = Server(codec=Lines(max_size=10)).serve_unix
             await nursery.start(lambda **kwargs: serve(path, ssl_context=context, **kwargs))
-            there = Address(path=str(path))
-            async with open_connection(there, Lines(), ssl.create_default_context()):
+            async with open_connection(Address(path=str(path)), Lines(), ours):
                 raise AssertionError
 
     with pytest.raises(Failure) as caught:
         run(connect)
-    assert caught.value.message.endswith(
-        " (give its authority with --tls-ca FILE, or do not check with --tls-insecure)"
-    )
+    assert caught.value.message.endswith(f" {advice}")
 
 
 def test_a_server_that_speaks_another_protocol(tmp_path: Path) -> None:

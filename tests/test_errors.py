@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import ssl
 from typing import Any
 
 import attrs
@@ -60,11 +61,15 @@ def test_exception_that_goes_to_another_process_comes_out_as_it_was(kind: type[E
         (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
         (OSError(2, "No such file", "x"), "[Errno 2] No such file: 'x'"),
         (OSError("no number"), "no number"),
+        (
+            ssl.SSLError(1, "[SSL: HTTP_REQUEST] http request (_ssl.c:1006)"),
+            "[SSL: HTTP_REQUEST] http request",
+        ),
         (ValueError("no"), "no"),
         (ValueError(), "ValueError()"),
     ],
 )
-def test_the_systems_number_of_an_error_is_left_out(error: Exception, words: str) -> None:
+def test_what_only_programmers_look_up_is_no_part_of_a_reason(error: Exception, words: str) -> None:
     assert reason_of(error) == words
 
 

@@ -29,9 +29,12 @@ def in_words(error: object, most: int) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, as a part of a sentence: without the number of a system's error."""
+    """What an error says, as a part of a sentence.
+
+    A system's has no number there, and one of the ssl module's no line of that module.
+    """
     if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return error.strerror
+        return error.strerror.partition(" (_ssl.c:")[0]
     return str(error) or repr(error)
 
 

@@ -12,6 +12,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import click
 import trio
 
+from .._connection import HANDSHAKE_FAILED
 from .._errors import BytetalkError, ProtocolError, in_words, one_line
 from .escapes import printable
 
@@ -41,6 +42,20 @@ _EXPECTED: Final = (
 _SILENT: Final[dict[type[BaseException], str]] = {
     trio.EndOfChannel: "the peer closed the connection",
     trio.BrokenResourceError: "the connection broke",
+}
+
+_UNKNOWN_AUTHORITY: Final = (
+    " (give its authority with --tls-ca FILE, or do not check with --tls-insecure)"
+)
+_WRONG_NAME: Final = (
+    " (the name that it must have is given with --tls-name NAME; --tls-insecure does without)"
+)
+
+# By OpenSSL's numbers (X509_V_ERR_...): certificates signed by themselves or by someone unknown,
+# and those of another name or address.
+_ADVICE_ON_CERTIFICATES: Final = {
+    **dict.fromkeys((0, 18, 19, 20, 21), _UNKNOWN_AUTHORITY),
+    **dict.fromkeys((62, 64), _WRONG_NAME),
 }
 
 _ResultT = TypeVar("_ResultT")
@@ -146,10 +161,13 @@ def _advice(error: BaseException) -> str:
     causes: BaseException | None = error
     while causes is not None:
         if isinstance(causes, ssl.SSLCertVerificationError):
-            return " (give its authority with --tls-ca FILE, or do not check with --tls-insecure)"
+            code: int = getattr(causes, "verify_code", 0)
+            return _ADVICE_ON_CERTIFICATES.get(code, " (--tls-insecure does without)")
         if isinstance(causes, ConnectionRefusedError):
             return " (is the server running?)"
         if isinstance(causes, ProtocolError):
             return " (is --codec the one that the server uses?)"
         causes = causes.__cause__ or causes.__context__
+    if str(error).startswith(HANDSHAKE_FAILED):
+        return " (does the server use TLS?)"
     return ""

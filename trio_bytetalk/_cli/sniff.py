@@ -127,10 +127,15 @@ class Sniffer:
                     (REPLIES, self.reply_codec, self.replies),
                 )
             )
-            if self.ssl_context is not None:
-                client = await secured(client, self.ssl_context)
+            try:
+                if self.ssl_context is not None:
+                    client = await secured(client, self.ssl_context)
+            except trio.BrokenResourceError as error:
+                raise click.ClickException(
+                    f"no TLS with the client: {failures.explained(error)}"
+                ) from error
             target = await self.connect()
-        except (OSError, trio.BrokenResourceError) as error:
+        except (OSError, trio.BrokenResourceError, click.ClickException) as error:
             reason = failures.Failure(error).message
             self._note(number, "failed", reason, reason=reason)
             await reset(client)
