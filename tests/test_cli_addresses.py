@@ -21,11 +21,14 @@ from trio_bytetalk import Connection, Lines, Server
 from trio_bytetalk._cli.addresses import (
     ADDRESS,
     GRAMMAR,
+    HOST,
     SERVER,
     Address,
+    for_clients,
     name_of,
     open_connection,
     parse_address,
+    parse_host,
 )
 
 
@@ -288,3 +291,65 @@ async def test_a_zone_is_no_part_of_the_name_in_a_certificate(nursery: trio.Nurs
     [listener] = await nursery.start(serve)
     address = Address("::1%1", listener.socket.getsockname()[1])
     assert await said(address, ssl_context=client) == "hello"
+
+
+# -- listening
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("localhost", "localhost"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_hosts_to_listen_on(text: str, host: str) -> None:
+    assert parse_host(text) == host
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "127.0.0.1:7102",
+        "[::1]:7102",
+        "localhost:",
+        "[localhost]",
+        "unix:x",
+        "/x",
+        "a\x1bb",
+        "a b",
+    ],
+)
+def test_what_is_no_host(text: str) -> None:
+    with pytest.raises(ValueError, match="a host is a name or an address, without the port, not '"):
+        parse_host(text)
+
+
+@click.command()
+@click.option("--host", type=HOST)
+def listen(host: str) -> None:
+    print(host)
+
+
+def test_a_host_as_an_option() -> None:
+    assert CliRunner().invoke(listen, ["--host", "[::1]"]).output == "::1\n"
+    wrong = CliRunner().invoke(listen, ["--host", "x:1"])
+    assert wrong.exit_code == 2
+    assert "Invalid value for '--host': a host is a name or an address" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("listening", "reached"),
+    [
+        (("0.0.0.0", 1), ("127.0.0.1", 1)),
+        (("::", 1, 0, 0), ("::1", 1, 0, 0)),
+        (("127.0.0.2", 1), ("127.0.0.2", 1)),
+        ("/run/socket", "/run/socket"),
+    ],
+)
+def test_where_a_client_on_this_machine_connects(listening: Any, reached: Any) -> None:
+    assert for_clients(listening) == reached

@@ -27,7 +27,14 @@ from trio_bytetalk import (
     Server,
 )
 from trio_bytetalk._cli.addresses import Address, open_connection
-from trio_bytetalk._cli.failures import EXIT_CODES, INTERRUPTED, Failure, run, too_few_replies
+from trio_bytetalk._cli.failures import (
+    EXIT_CODES,
+    INTERRUPTED,
+    Failure,
+    cannot_listen,
+    run,
+    too_few_replies,
+)
 from trio_bytetalk._cli.main import Program
 
 
@@ -149,6 +156,38 @@ def test_of_several_errors_the_first_is_told() -> None:
 def test_fewer_replies_than_wanted_are_a_failure() -> None:
     error = too_few_replies(1, 2)
     assert (error.exit_code, error.message) == (1, "only 1 of 2 replies came")
+
+
+@pytest.mark.parametrize(
+    ("error", "path", "advice"),
+    [
+        (errno.EADDRINUSE, None, " (give another port; 0 has the system choose)"),
+        (errno.EACCES, None, " (ports below 1024 are the administrator's: give another one)"),
+        (
+            errno.EADDRNOTAVAIL,
+            None,
+            " (the host is an address of this machine, or 0.0.0.0 for all of them)",
+        ),
+        (errno.EMFILE, None, ""),
+        (errno.EADDRINUSE, "/x", " (another server, or another file, is there: give another path)"),
+        (errno.ENOENT, "/x/y", " (the directory must be there already)"),
+        (errno.EACCES, "/x", ""),
+    ],
+)
+def test_what_cannot_be_listened_on_is_said_with_what_to_do(
+    error: int, path: str | None, advice: str
+) -> None:
+    ended = cannot_listen(OSError(error, "cannot listen on it: no"), path)
+    assert ended.message == f"cannot listen on it: no{advice}"
+    assert ended.exit_code == 1
+
+
+def test_a_name_that_cannot_be_listened_on() -> None:
+    error = socket.gaierror(socket.EAI_NONAME, "cannot listen on 'x': Name or service not known")
+    assert cannot_listen(error, None).message == (
+        "cannot listen on 'x': Name or service not known "
+        "(the host is a name or an address of this machine)"
+    )
 
 
 # -- words

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
@@ -164,6 +163,15 @@ async def test_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert f"to talk to it: bytetalk connect 127.0.0.1:{server.port} --tls" in caplog.messages
 
 
+async def test_on_all_addresses_it_is_reached_by_this_machines_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(settings("echo", host="0.0.0.0")) as server:
+        assert server.title == f"echo on 0.0.0.0:{server.port}, codec length:4"
+    assert f"to talk to it: bytetalk connect 127.0.0.1:{server.port}" in caplog.messages
+
+
 async def test_limits_are_the_servers() -> None:
     limits = LimitOptions(idle_timeout=7, send_timeout=math.inf)
     async with serving(settings("echo", max_connections=3, limits=limits)) as running:
@@ -208,7 +216,7 @@ async def test_a_port_in_use_gives_one_line_and_a_way_out() -> None:
                 click.ClickException,
                 match=re.escape(
                     f"cannot listen on '127.0.0.1' port {port}: Address already in use "
-                    "(give another one with --port; 0 has the system choose)"
+                    "(give another port; 0 has the system choose)"
                 ),
             ),
             flatten_subgroups=True,
@@ -216,29 +224,13 @@ async def test_a_port_in_use_gives_one_line_and_a_way_out() -> None:
             await serve(attrs.evolve(settings("echo"), port=port), report, print)
 
 
-@pytest.mark.parametrize(
-    ("number", "unix", "advice"),
-    [
-        (errno.EACCES, None, r"\(ports below 1024 are the administrator's: .* --port\)"),
-        (errno.EADDRNOTAVAIL, None, r"\(--host is an address of this machine, or 0\.0\.0\.0 for "),
-        (errno.EADDRINUSE, "/x", r"\(another server, or another file, is there: give another path"),
-        (errno.ENOENT, "/x/y", r"\(the directory must be there already\)"),
-        (errno.EACCES, "/x", "$"),
-        (errno.EMFILE, None, "$"),
-    ],
-)
-async def test_what_cannot_be_listened_on_is_said_with_what_to_do(
-    number: int, unix: str | None, advice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(number, "cannot listen on it")
-
-    monkeypatch.setattr(Server, "serve_tcp" if unix is None else "serve_unix", refuse)
+async def test_a_path_that_cannot_be_listened_on(tmp_path: Path) -> None:
+    path = str(tmp_path / "nowhere" / "socket")
     with pytest.RaisesGroup(
-        pytest.RaisesExc(click.ClickException, match=f"^cannot listen on it ?{advice}"),
+        pytest.RaisesExc(click.ClickException, match=r" \(the directory must be there already\)$"),
         flatten_subgroups=True,
     ):
-        await serve(settings("echo", unix=unix), report, print)
+        await serve(settings("echo", unix=path), report, print)
 
 
 # -- what is reported where there is no view
@@ -322,7 +314,7 @@ def test_options_reach_the_server(given: list[Any]) -> None:
         invoke(
             "echo",
             "--host",
-            "::1",
+            "[::1]",
             "-p",
             7,
             "-c",
@@ -382,6 +374,7 @@ def test_a_unix_socket_is_instead_of_a_port(given: list[Any]) -> None:
         ),
         (("echo", "--idle-timeout", "nan"), "or 'none', were expected, not 'nan'"),
         (("echo", "--idle-timeout", "soon"), "or 'none', were expected, not 'soon'"),
+        (("echo", "--host", "127.0.0.1:7102"), "without the port, not '127.0.0.1:7102'"),
         (("echo", "--max-connections", "0"), "0 is not in the range x>=1"),
         (("echo", "--codec", "line"), "there is no codec 'line' (did you mean 'lines'?)"),
         (("echo", "--tls-key", __file__), "--tls-key is of use with --tls-cert FILE only"),

@@ -436,7 +436,8 @@ def test_a_port_in_use_is_one_line() -> None:
     assert outcome.exit_code == 1
     assert outcome.stdout == ""
     assert outcome.stderr == (
-        f"Error: cannot listen on '127.0.0.1' port {port}: Address already in use\n"
+        f"Error: cannot listen on '127.0.0.1' port {port}: Address already in use "
+        "(give another port; 0 has the system choose)\n"
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trustme
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives import serialization
 
 from trio_bytetalk import Connection, Lines, Server
 from trio_bytetalk._cli.addresses import Address, open_connection
@@ -117,6 +118,28 @@ def test_a_key_of_another_certificate_is_refused(files: Files) -> None:
     )
     assert "mismatch" in error.lower()
     assert "--tls-key FILE" not in error
+
+
+def test_an_encrypted_key_is_refused_and_nobody_asked_for_its_password(
+    files: Files, tmp_path: Path
+) -> None:
+    key = serialization.load_pem_private_key(Path(files.key).read_bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    path, both = tmp_path / "encrypted.pem", tmp_path / "both.pem"
+    path.write_bytes(encrypted)
+    both.write_bytes(Path(files.certificate).read_bytes() + encrypted)
+    for arguments, where in (
+        (["--tls-cert", files.certificate, "--tls-key", str(path)], path),
+        (["--tls-cert", str(both)], both),
+    ):
+        assert error_of(serve, *arguments) == (
+            f"Error: the key in {where} is encrypted: have one that is not, by "
+            f"openssl pkey -in {where} -out KEY"
+        )
 
 
 @pytest.mark.parametrize("option", ["--tls-cert", "--tls-key"])

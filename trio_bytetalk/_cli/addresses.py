@@ -19,6 +19,11 @@ from .._log import address_in_words
 
 _TCP = re.compile(r"(?:(?:\[(?P<ipv6>[^][]*)\]|(?P<host>[^][:/\s]*)):)?(?P<port>[0-9]+)", re.ASCII)
 
+_HOST = re.compile(r"[^][:/\s]+")
+
+# What stands for all addresses of the machine, and one of these.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked for, not bound to
+
 GRAMMAR = "HOST:PORT, [IPV6]:PORT, :PORT, PORT, unix:PATH, or a path with a slash in it"
 
 
@@ -85,6 +90,25 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
+def parse_host(text: str) -> str:
+    """A host to listen on: a name or an address; one of IPv6 may stand in brackets.
+
+    Raises:
+      ValueError: for anything else; on one line.
+    """
+    host = text.removeprefix("[").removesuffix("]")
+    if _is_ipv6(host) or (host == text and _HOST.fullmatch(text) and text.isprintable()):
+        return host
+    raise ValueError(f"a host is a name or an address, without the port, not {text!r}")
+
+
+def for_clients(address: Any) -> Any:
+    """Where who listens on an address of the `socket` module's is reached on this machine."""
+    if isinstance(address, tuple) and address[0] in _LOOPBACK:
+        return (_LOOPBACK[address[0]], *address[1:])
+    return address
+
+
 def name_of(address: Any) -> str:
     """An address as the `socket` module gives it, in this grammar; printable, whoever chose it."""
     words = address_in_words(address)
@@ -119,6 +143,19 @@ class AddressType(click.ParamType[Address]):
         return address
 
 
+class HostType(click.ParamType[str]):
+    """What `parse_host` takes, as a parameter of a command."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_host(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+HOST = HostType()
 ADDRESS = AddressType()
 SERVER = AddressType(is_server=True)
 

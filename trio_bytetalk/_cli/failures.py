@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import socket
 import ssl
 import sys
 import traceback
@@ -42,6 +44,16 @@ _EXPECTED: Final = (
 _SILENT: Final[dict[type[BaseException], str]] = {
     trio.EndOfChannel: "the peer closed the connection",
     trio.BrokenResourceError: "the connection broke",
+}
+
+_ADVICE_ON_PORTS: Final[dict[int | None, str]] = {
+    errno.EADDRINUSE: " (give another port; 0 has the system choose)",
+    errno.EACCES: " (ports below 1024 are the administrator's: give another one)",
+    errno.EADDRNOTAVAIL: " (the host is an address of this machine, or 0.0.0.0 for all of them)",
+}
+_ADVICE_ON_PATHS: Final[dict[int | None, str]] = {
+    errno.EADDRINUSE: " (another server, or another file, is there: give another path)",
+    errno.ENOENT: " (the directory must be there already)",
 }
 
 _UNKNOWN_AUTHORITY: Final = (
@@ -136,6 +148,23 @@ def briefly() -> Iterator[None]:
 def too_few_replies(received: int, wanted: int) -> click.ClickException:
     """What ends a client that was told how many replies there would be."""
     return click.ClickException(f"only {received} of {wanted} replies came")
+
+
+def cannot_listen(error: OSError, path: str | None) -> click.ClickException:
+    """What ends a command that cannot listen where it was told to, with what to do about it.
+
+    Args:
+      error: Says where, and why.
+      path: That of a Unix socket; None for TCP.
+    """
+    advice = ""
+    if path is not None:
+        advice = _ADVICE_ON_PATHS.get(error.errno, "")
+    elif isinstance(error, socket.gaierror):
+        advice = " (the host is a name or an address of this machine)"
+    else:
+        advice = _ADVICE_ON_PORTS.get(error.errno, "")
+    return click.ClickException(explained(error) + advice)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -26,6 +26,7 @@ from .._errors import in_words
 from .._limits import Limits
 from .._listeners import open_tcp_listeners, open_unix_listener, renamed
 from .addresses import Address
+from .failures import cannot_listen
 
 Stream: TypeAlias = trio.abc.Stream
 See: TypeAlias = Callable[[bytes], Awaitable[object]]
@@ -61,16 +62,19 @@ async def listening(address: Address) -> AsyncIterator[list[trio.SocketListener]
     they are.
 
     Raises:
-      OSError: if that is not possible; the message says where, and why.
+      click.ClickException: if that is not possible; the message says where, why, and what to do.
     """
     with contextlib.ExitStack() as stack:
-        if address.path is None:
-            listeners = await open_tcp_listeners(
-                address.port, address.host or "localhost", None, False
-            )
-        else:
-            listener, remove_file = await open_unix_listener(address.path, None)
-            listeners = [listener]
+        try:
+            if address.path is None:
+                listeners = await open_tcp_listeners(
+                    address.port, address.host or "localhost", None, False
+                )
+            else:
+                listener, remove_file = await open_unix_listener(address.path, None)
+                listeners = [listener]
+        except OSError as error:
+            raise cannot_listen(error, address.path) from error
         for each in listeners:
             stack.callback(each.socket.close)
         if address.path is not None:

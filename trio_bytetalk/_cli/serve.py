@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import shlex
@@ -19,12 +18,11 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from .._codec import Codec
-from .._errors import in_words
 from .._limits import LimitOptions, Limits
 from .._server import Server
 from .._signals import stop_on_signals
 from . import failures
-from .addresses import name_of
+from .addresses import HOST, for_clients, name_of
 from .codecs import DEFAULT, NAMED_CODEC, parse_codec
 from .descriptors import allow_all_descriptors
 from .figures import size
@@ -46,9 +44,6 @@ _CODECS: Final = {"echo": DEFAULT, "chat": "lines", "log": DEFAULT}
 
 # So often, in seconds, a line says how much is going on.
 _REPORTING: Final = 10
-
-# How much of the system's words for what cannot be listened on is shown.
-_ERROR_SHOWN: Final = 500
 
 
 def _limit_option(name: str, words: str) -> Callable[[Any], Any]:
@@ -83,6 +78,7 @@ class Settings:
 @click.argument("service", type=click.Choice(list(_CODECS)))
 @click.option(
     "--host",
+    type=HOST,
     default="127.0.0.1",
     show_default=True,
     help="The name or address to listen on; 0.0.0.0 or :: for all of the machine's.",
@@ -265,30 +261,13 @@ async def _listen(
                 task_status=task_status,
             )
     except OSError as error:
-        raise click.ClickException(
-            in_words(error.strerror or error, _ERROR_SHOWN) + _advice(error, settings)
-        ) from error
-
-
-def _advice(error: OSError, settings: Settings) -> str:
-    """What to do about what cannot be listened on, where that is known."""
-    if settings.unix is not None:
-        if error.errno == errno.EADDRINUSE:
-            return " (another server, or another file, is there: give another path)"
-        if error.errno == errno.ENOENT:
-            return " (the directory must be there already)"
-    elif error.errno == errno.EADDRINUSE:
-        return " (give another one with --port; 0 has the system choose)"
-    elif error.errno == errno.EACCES:
-        return " (ports below 1024 are the administrator's: give another one with --port)"
-    elif error.errno == errno.EADDRNOTAVAIL:
-        return " (--host is an address of this machine, or 0.0.0.0 for all of them)"
-    return ""
+        raise failures.cannot_listen(error, settings.unix) from error
 
 
 def _client(settings: Settings, listener: trio.SocketListener) -> str:
-    """The command that connects to this server."""
-    words = ["bytetalk", "connect", name_of(listener.socket.getsockname())]
+    """The command that connects to this server from this machine."""
+    address = for_clients(listener.socket.getsockname())
+    words = ["bytetalk", "connect", name_of(address)]
     if settings.codec_name != DEFAULT:
         words += ["--codec", settings.codec_name]
     if settings.ssl_context is not None:

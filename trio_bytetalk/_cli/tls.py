@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 import click
@@ -36,12 +37,19 @@ def server_context(tls_cert: str | None, tls_key: str | None) -> ssl.SSLContext 
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(tls_cert, tls_key)
+        context.load_cert_chain(tls_cert, tls_key, partial(_refuse, tls_key or tls_cert))
     except (OSError, ValueError) as error:
         where = tls_cert if tls_key is None else f"{tls_cert} with {tls_key}"
         hint = " (a key in another file is given by --tls-key FILE)" if tls_key is None else ""
         raise click.UsageError(f"no certificate and its key in {where}: {error}{hint}") from error
     return context
+
+
+def _refuse(path: str) -> NoReturn:
+    """Is asked for the password of an encrypted key."""
+    raise click.UsageError(
+        f"the key in {path} is encrypted: have one that is not, by openssl pkey -in {path} -out KEY"
+    )
 
 
 def client_tls_options(function: _F) -> _F:
