@@ -353,3 +353,16 @@ def test_a_host_as_an_option() -> None:
 )
 def test_where_a_client_on_this_machine_connects(listening: Any, reached: Any) -> None:
     assert for_clients(listening) == reached
+
+
+@pytest.mark.parametrize(
+    ("incomplete", "is_path"),
+    [("./s", True), ("/run/x", True), (".", True), ("unix:s", True), ("s", False), ("", False)],
+)
+def test_paths_are_completed(incomplete: str, is_path: bool) -> None:
+    @click.command()
+    @click.argument("address", type=SERVER)
+    def go(address: Address) -> None: ...
+
+    items = SERVER.shell_complete(click.Context(go), go.params[0], incomplete)
+    assert [(item.value, item.type) for item in items] == [(incomplete, "file")] * is_path

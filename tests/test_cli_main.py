@@ -1,10 +1,9 @@
-"""The program as a whole: its commands, what it says of itself, and completion in real shells."""
+"""The program as a whole: its commands, what it says of itself."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -162,18 +161,6 @@ def test_output_that_nobody_reads_ends_it_quietly() -> None:
 # -- completion
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    """A PATH with the program ``bytetalk``, as it is when the package is installed."""
-    script = tmp_path / "bytetalk"
-    script.write_text(
-        f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} "
-        f'exec {shlex.quote(sys.executable)} -m trio_bytetalk "$@"\n'
-    )
-    script.chmod(0o755)
-    return f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_a_shell(shell: str) -> None:
     result = invoke("completion", shell)
@@ -189,40 +176,6 @@ def test_a_shell_that_is_not_known() -> None:
         "Error: Invalid value for 'SHELL': 'bsh' is not one of 'bash', 'zsh', 'fish' "
         "(see 'bytetalk completion --help')\n"
     )
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_completion_in_bash(path: str) -> None:
-    done = subprocess.run(
-        [
-            *("bash", "--norc", "--noprofile", "-c"),
-            (
-                'eval "$(bytetalk completion bash)"\n'
-                "complete -p bytetalk | grep -o -e '-F [^ ]*'\n"
-                "complete_words() {\n"
-                '  COMP_WORDS=(bytetalk "$@"); COMP_CWORD=$#; COMPREPLY=()\n'
-                "  _bytetalk_completion bytetalk\n"
-                '  echo "${COMPREPLY[*]}"\n'
-                "}\n"
-                "complete_words cod\n"
-                "complete_words completion ''\n"
-                "complete_words sniff --codec le\n"
-                "complete_words sniff --codec json+l\n"
-            ),
-        ],
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""
-    assert done.stdout.splitlines() == [
-        "-F _bytetalk_completion",
-        "codecs",
-        "bash zsh fish",
-        "length",
-        "json+length json+lines",
-    ]
 
 
 @pytest.mark.parametrize(("shell", "options"), [("zsh", ["-f", "-n"]), ("fish", ["--no-execute"])])

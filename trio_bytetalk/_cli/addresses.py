@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import attrs
 import click
+from click.shell_completion import CompletionItem
 
 from .._client import open_tcp_connection, open_unix_connection
 from .._codec import Codec
@@ -141,6 +142,12 @@ class AddressType(click.ParamType[Address]):
         if self.is_server and address.path is None and not address.port:
             self.fail(f"a server's port is 1 to 65535, not 0: {value!r}", param, ctx)
         return address
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        is_path = "/" in incomplete or incomplete.startswith((".", "unix:"))
+        return [CompletionItem(incomplete, type="file")] if is_path else []
 
 
 class HostType(click.ParamType[str]):

@@ -6,17 +6,18 @@ import importlib
 from typing import Any
 
 import click
-from click.shell_completion import BashComplete, FishComplete, ZshComplete
+from click.shell_completion import FishComplete, ZshComplete
 
 from .. import __version__
 from . import failures
 from .codecs import overview
+from .completion import Bash
 
 # A command ``x`` is ``command`` in the module ``_cli/x.py``, which is imported when it is needed.
 COMMANDS: tuple[str, ...] = ("serve", "connect", "bench", "sniff")
 
 
-_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+_SHELLS = {"bash": Bash, "zsh": ZshComplete, "fish": FishComplete}
 
 
 class Program(click.Group):
@@ -93,7 +94,7 @@ def codecs() -> None:
 @click.argument("shell", metavar="SHELL", type=click.Choice(list(_SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that has a shell complete commands, options and codecs.
+    """Print the script that has a shell complete commands, options, codecs and paths.
 
     \b
     In ~/.bashrc:
