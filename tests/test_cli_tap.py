@@ -23,7 +23,7 @@ from trio_bytetalk import (
     ReceiveBuffer,
     Writer,
 )
-from trio_bytetalk._cli.tap import Kind, Message, Problem, Seen, Tap
+from trio_bytetalk._cli.tap import Message, Problem, ProblemKind, Seen, Tap
 
 PLENTY = 2**20
 
@@ -63,7 +63,7 @@ class Unmade(Own):
 def test_a_codec_that_has_no_reader_is_told_once() -> None:
     seen = see_all(Tap(Unmade(len), PLENTY), [b"some", b"more"])
     reason = "the codec failed: RuntimeError: no reader today"
-    assert seen == [Problem(0, b"some", reason, Kind.UNDECODABLE)]
+    assert seen == [Problem(0, b"some", reason, ProblemKind.UNDECODABLE)]
 
 
 @given(st.lists(st.binary(max_size=30)), cuts())
@@ -96,14 +96,14 @@ def test_whatever_bytes_it_sees_what_a_connection_would_and_goes_on_where_that_c
     outcome = read_all(codec.reader(), pieces, patient=True)
     assert messages[: len(outcome.messages)] == outcome.messages
     assert bool(problems) is (outcome.error is not None)
-    assert all(each.kind is Kind.INVALID for each in problems[:-1])
+    assert all(each.kind is ProblemKind.INVALID for each in problems[:-1])
     assert tap.size == len(data)
     end = 0
     for each in seen:
         assert each.offset == end
         assert data[each.offset :].startswith(each.frame)
         end += len(each.frame)
-    if not problems or problems[-1].kind is Kind.INVALID:
+    if not problems or problems[-1].kind is ProblemKind.INVALID:
         assert end == len(data)
 
 
@@ -112,7 +112,7 @@ def test_bytes_of_another_protocol_end_the_decoding_and_a_specimen_is_kept() -> 
     message, problem = tap.feed(frame(b"hi") + b"GET / HTTP/1.1\r\n\r\n")
     assert message == Message(0, frame(b"hi"), b"hi", False)
     assert isinstance(problem, Problem)
-    assert (problem.offset, problem.kind) == (6, Kind.UNDECODABLE)
+    assert (problem.offset, problem.kind) == (6, ProblemKind.UNDECODABLE)
     assert problem.frame == b"GET / HTTP/1.1\r\n"
     assert "max_size allows 1048576" in problem.reason
     assert list(tap.feed(frame(b"hi"))) == []
@@ -125,7 +125,7 @@ def test_an_invalid_message_does_not_end_the_decoding() -> None:
     one, problem, two = Tap(LengthPrefixed().json(), PLENTY).feed(b"".join(frames))
     assert one == Message(0, frames[0], [1], True)
     assert isinstance(problem, Problem)
-    assert (problem.offset, problem.frame, problem.kind) == (7, frames[1], Kind.INVALID)
+    assert (problem.offset, problem.frame, problem.kind) == (7, frames[1], ProblemKind.INVALID)
     assert two == Message(13, frames[2], [2], True)
 
 
@@ -134,7 +134,7 @@ def test_an_end_within_a_message() -> None:
     message, problem = see_all(tap, [frame(b"hi"), b"\0\0\0\x02h"])
     assert isinstance(message, Message)
     assert isinstance(problem, Problem)
-    assert (problem.offset, problem.kind) == (6, Kind.UNFINISHED)
+    assert (problem.offset, problem.kind) == (6, ProblemKind.UNFINISHED)
     assert problem.frame == b"\0\0\0\x02h"
     assert "5 bytes" in problem.reason
 
@@ -163,11 +163,13 @@ def test_a_last_message_that_only_the_end_completes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("consumed", "kind"), [(0, Kind.UNDECODABLE), (1, Kind.INVALID)], ids=["in place", "behind"]
+    ("consumed", "kind"),
+    [(0, ProblemKind.UNDECODABLE), (1, ProblemKind.INVALID)],
+    ids=["in place", "behind"],
 )
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError("deep"), ProtocolError("no")])
 def test_a_codec_that_fails_is_a_problem_and_nothing_more(
-    error: Exception, consumed: int, kind: Kind
+    error: Exception, consumed: int, kind: ProblemKind
 ) -> None:
     def decode(buffer: ReceiveBuffer) -> Any:
         buffer.skip(consumed)
@@ -187,7 +189,7 @@ def test_no_more_of_an_unfinished_message_is_kept_than_is_allowed() -> None:
     assert list(tap.feed(start)) == []
     (problem,) = tap.feed(b"x")
     assert isinstance(problem, Problem)
-    assert (problem.offset, problem.kind) == (0, Kind.UNDECODABLE)
+    assert (problem.offset, problem.kind) == (0, ProblemKind.UNDECODABLE)
     assert "100 bytes" in problem.reason
     assert "--max-undecoded" in problem.reason
     assert list(tap.feed(b"x" * 903 + frame(b"hi"))) == []

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bytetalk import Codec, LengthPrefixed, Lines, Structs
-from trio_bytetalk._cli.tap import Kind, Message, Problem, Tap
+from trio_bytetalk._cli.tap import Message, Problem, ProblemKind, Tap
 from trio_bytetalk._cli.transcript import REPLIES, REQUESTS, JsonLines, Readable, Transcript
 
 # 1970-01-01, at a time of day that only the zone decides; 250 ms after it.
@@ -139,15 +139,15 @@ def test_frames_are_dumped_when_that_is_wanted() -> None:
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        (Kind.INVALID, "00:00:05.250    #7 →       3  not decodable: no number"),
+        (ProblemKind.INVALID, "00:00:05.250    #7 →       3  not decodable: no number"),
         (
-            Kind.UNDECODABLE,
+            ProblemKind.UNDECODABLE,
             "00:00:05.250    #7 → not decodable from byte 1,234 on: no number; still passing bytes",
         ),
-        (Kind.UNFINISHED, "00:00:05.250    #7 → unfinished from byte 1,234 on: no number"),
+        (ProblemKind.UNFINISHED, "00:00:05.250    #7 → unfinished from byte 1,234 on: no number"),
     ],
 )
-def test_what_cannot_be_decoded(kind: Kind, line: str) -> None:
+def test_what_cannot_be_decoded(kind: ProblemKind, line: str) -> None:
     problem = Problem(1234, b"\1ab", "no number", kind)
     assert Readable(1000).problem(NOW, 7, REQUESTS, problem).split("\n") == [
         line,
@@ -168,7 +168,7 @@ def test_colours() -> None:
     lines = [
         (
             each.message(NOW, 7, REQUESTS, seen(b"hi")),
-            each.problem(NOW, 7, REPLIES, Problem(0, b"", "no", Kind.INVALID)),
+            each.problem(NOW, 7, REPLIES, Problem(0, b"", "no", ProblemKind.INVALID)),
             each.note(NOW, None, "full", "no more"),
         )
         for each in (coloured, plain)
@@ -268,8 +268,8 @@ def test_a_value_too_deep_for_json() -> None:
         deep = deep[0]
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_problems_as_json(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", ProblemKind)
+def test_problems_as_json(kind: ProblemKind) -> None:
     line = JsonLines().problem(NOW, 7, REPLIES, Problem(1234, b"\1", "no number", kind))
     assert parsed(line) == {
         "time": 5.25,

@@ -23,7 +23,7 @@ from .figures import plural
 from .printer import Printer, writing_to
 from .proxy import Stream, accept_from, connect, forward, listening, reset, secured
 from .quantities import Size
-from .tap import Kind, Message, Tap
+from .tap import Message, ProblemKind, Tap
 from .tls import client_tls, client_tls_options, server_context, server_tls_options
 from .transcript import REPLIES, REQUESTS, JsonLines, Readable, Transcript, Way
 
@@ -46,8 +46,8 @@ class Total:
 
 
 @attrs.define(eq=False)
-class _Direction:
-    """One direction of one connection."""
+class _Watcher:
+    """Sees what passes in one direction of one connection."""
 
     sniffer: Sniffer
     number: int
@@ -68,7 +68,7 @@ class _Direction:
                 self.total.messages += 1
                 is_last = False
             else:
-                is_last = seen.kind is not Kind.INVALID
+                is_last = seen.kind is not ProblemKind.INVALID
             if not (printer.has_room or is_last):
                 printer.drop()
             elif isinstance(seen, Message):
@@ -121,7 +121,7 @@ class Sniffer:
         began = trio.current_time()
         try:
             requests, replies = (
-                _Direction(self, number, way, Tap(codec, self.most_undecoded), total)
+                _Watcher(self, number, way, Tap(codec, self.most_undecoded), total)
                 for way, codec, total in (
                     (REQUESTS, self.codec, self.requests),
                     (REPLIES, self.reply_codec, self.replies),

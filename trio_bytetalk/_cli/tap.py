@@ -36,7 +36,7 @@ class Message:
     """Whether it is one of JSON or the like, and not text or bytes as they are."""
 
 
-class Kind(enum.Enum):
+class ProblemKind(enum.Enum):
     """What a problem means to what comes behind it."""
 
     INVALID = "invalid"
@@ -62,7 +62,7 @@ class Problem:
     reason: str
     """On one line."""
 
-    kind: Kind
+    kind: ProblemKind
 
 
 Seen: TypeAlias = Message | Problem
@@ -106,7 +106,7 @@ class Tap:
         """What can be decoded now that ``data`` has come. Go through all of it."""
         if self._failure is not None:
             reason, self._failure = self._failure, None
-            yield Problem(self.size, data[:_SPECIMEN], reason, Kind.UNDECODABLE)
+            yield Problem(self.size, data[:_SPECIMEN], reason, ProblemKind.UNDECODABLE)
         self.size += len(data)
         if self._reader is None:
             return
@@ -117,7 +117,9 @@ class Tap:
             yield from self._decode(self._reader, at_end=False)
         if len(buffer) > self.most:
             reason = f"no message has ended within {self.most} bytes"
-            yield self._give_up(f"{reason}; the setting is --max-undecoded", Kind.UNDECODABLE)
+            yield self._give_up(
+                f"{reason}; the setting is --max-undecoded", ProblemKind.UNDECODABLE
+            )
 
     def end(self) -> Iterator[Seen]:
         """What can be decoded now that no more will come."""
@@ -156,9 +158,11 @@ class Tap:
                 yield Message(offset, frame, message, self._values)
             elif used:
                 # A reader that consumed the faulty message lets the connection go on.
-                yield Problem(offset, frame, problem, Kind.INVALID)
+                yield Problem(offset, frame, problem, ProblemKind.INVALID)
             else:
-                yield self._give_up(problem, Kind.UNFINISHED if at_end else Kind.UNDECODABLE)
+                yield self._give_up(
+                    problem, ProblemKind.UNFINISHED if at_end else ProblemKind.UNDECODABLE
+                )
                 return
         if not left:
             self._pieces.clear()
@@ -167,7 +171,7 @@ class Tap:
             self._pieces = [raw[start:]]
             buffer.compact()
 
-    def _give_up(self, reason: str, kind: Kind) -> Problem:
+    def _give_up(self, reason: str, kind: ProblemKind) -> Problem:
         begin = self.size - len(self._buffer)
         first = self._buffer.peek(min(_SPECIMEN, len(self._buffer))) or b""
         self._reader = None

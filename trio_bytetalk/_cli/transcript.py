@@ -13,7 +13,7 @@ import click
 
 from .escapes import escaped
 from .messages import hex_dump, show, text_of
-from .tap import Kind, Message, Problem
+from .tap import Message, Problem, ProblemKind
 
 _BYTES: Final = (bytes, bytearray, memoryview)
 
@@ -73,10 +73,10 @@ class Readable(Transcript):
     def problem(self, now: float, number: int, way: Way, seen: Problem) -> str:
         front = self._front(now, number, way)
         what = f"not decodable from byte {seen.offset:,} on: {seen.reason}; still passing bytes"
-        if seen.kind is Kind.INVALID:
+        if seen.kind is ProblemKind.INVALID:
             front += f" {len(seen.frame):>7,} "
             what = f"not decodable: {seen.reason}"
-        elif seen.kind is Kind.UNFINISHED:
+        elif seen.kind is ProblemKind.UNFINISHED:
             what = f"unfinished from byte {seen.offset:,} on: {seen.reason}"
         return self._dumped(f"{front} {self._styled(what, 'red')}", seen.frame)
 
