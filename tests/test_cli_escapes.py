@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_bytetalk._cli.escapes import escaped, printable, unescaped
+from trio_bytetalk._cli.escapes import escaped, printable, unescaped, with_arrows
 
 # What Python makes of bytes on the command line that are no UTF-8.
 OUTSIDE = st.binary().map(lambda data: data.decode("utf-8", "surrogateescape"))
@@ -100,3 +100,20 @@ def test_nothing_printed_controls_a_terminal(text: str) -> None:
 
 def test_what_is_printable_stays_beside_what_is_not() -> None:
     assert printable("grün\n\x1b[31m") == r"grün\n\x1b[31m"
+
+
+# -- arrows
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [
+        ("utf-8", "→ 1; ← 2 é"),
+        ("gb2312", "→ 1; ← 2 é"),
+        ("ascii", "> 1; < 2 é"),
+        ("latin-1", "> 1; < 2 é"),
+        (None, "→ 1; ← 2 é"),
+    ],
+)
+def test_arrows_where_there_are_none(encoding: str | None, written: str) -> None:
+    assert with_arrows("→ 1; ← 2 é", encoding) == written

@@ -417,8 +417,11 @@ async def test_an_output_that_is_stopped_does_not_hold_up_the_end(
 # -- the command
 
 
+RUNNER = CliRunner()
+
+
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(program, ["sniff", *arguments], prog_name="bytetalk")
+    return RUNNER.invoke(program, ["sniff", *arguments], prog_name="bytetalk")
 
 
 def test_help_fits_a_terminal_of_80_columns() -> None:
@@ -532,6 +535,16 @@ def test_the_command(tmp_path: Path) -> None:
         '   #1 ←       9  {"a": 1}',
         '  00000000  7b 22 61 22 3a 20 31 7d 0a                       |{"a": 1}.|',
     ]
+
+
+def test_the_command_where_there_are_no_arrows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RUNNER, "charset", "ascii")
+    outcome = sniff_outside(tmp_path, hello, "--reply-codec", "json+lines")
+    lines = TIME.sub("", outcome.stdout).splitlines()
+    assert lines[1:3] == ["   #1 >       9  hello", '   #1 <       9  {"a": 1}']
+    assert outcome.stderr.endswith("\n1 connection: > 1 message, 9 bytes; < 1 message, 9 bytes\n")
 
 
 def test_the_command_for_scripts(tmp_path: Path) -> None:

@@ -163,6 +163,16 @@ def test_notes() -> None:
     assert transcript.note(NOW + 1, None, "full", "no more") == "00:00:06.250         no more"
 
 
+def test_arrows_where_the_output_has_none() -> None:
+    transcript = Readable(1000, encoding="ascii")
+    assert transcript.message(NOW, 7, REQUESTS, seen("→")) == (
+        "00:00:05.250    #7 >       4  →"  # which is the peer's
+    )
+    assert transcript.note(NOW, 7, "closed", "closed: → 1; ← 2") == (
+        "00:00:05.250    #7   closed: > 1; < 2"
+    )
+
+
 def test_colours() -> None:
     coloured, plain = Readable(1000, colours=True), Readable(1000)
     lines = [

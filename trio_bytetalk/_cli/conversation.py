@@ -16,6 +16,7 @@ from .._codec import Codec
 from .._connection import Connection
 from .._errors import EncodeError, InvalidMessageError
 from .codecs import parse_codec
+from .escapes import with_arrows
 from .failures import too_few_replies
 from .figures import latency
 from .messages import Kind, hex_dump, kind_of, message_of, parse_hex, parse_message, show, text_of
@@ -200,10 +201,7 @@ class Conversation:
         since = ""
         if sign == "←" and self._sent_at is not None:
             since = latency((trio.current_time() - self._sent_at) * 1e9)
-        try:
-            sign.encode(sys.stdout.encoding)
-        except UnicodeEncodeError:  # and both would be question marks
-            sign = {"→": ">", "←": "<"}[sign]
+        sign = with_arrows(sign, sys.stdout.encoding)
         await self._terminal.write(("", f"{time} "), (style, sign), ("", f" {since:>8}  {text}"))
 
 

@@ -8,6 +8,7 @@ from .._codec import Buffer
 
 _SHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t", "0": "\0"}
 _LONG = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_IN_ASCII = str.maketrans("→←", "><")
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|(.?))", re.DOTALL)
 
 
@@ -52,6 +53,15 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def with_arrows(text: str, encoding: str | None) -> str:
+    """``text`` of ours with its arrows, or with ``>`` and ``<`` if the encoding has none."""
+    try:
+        "→←".encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_IN_ASCII)
+    return text
 
 
 def printable(text: str) -> str:

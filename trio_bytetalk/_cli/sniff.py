@@ -19,6 +19,7 @@ from . import failures
 from .addresses import ADDRESS, SERVER, Address, name_of
 from .codecs import CODEC, codec_option
 from .descriptors import allow_all_descriptors
+from .escapes import with_arrows
 from .figures import plural
 from .printer import Printer, writing_to
 from .proxy import Stream, accept_from, connect, forward, listening, reset, secured
@@ -206,7 +207,8 @@ def transcript_for(stream: TextIO, *, json: bool, dump: bool, most: int) -> Tran
     if json:
         return JsonLines()
     console = Console(file=stream)
-    return Readable(most, dump, console.color_system is not None and not console.no_color)
+    colours = console.color_system is not None and not console.no_color
+    return Readable(most, dump, colours, stream.encoding)
 
 
 @click.command()
@@ -290,7 +292,7 @@ def command(
     )
 
     def say(line: str) -> None:
-        click.echo(line, err=True)
+        click.echo(with_arrows(line, sys.stderr.encoding), err=True)
 
     allow_all_descriptors()  # each connection needs two
     failures.run(run, sniffer, listen, target, say)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 import click
 
-from .escapes import escaped
+from .escapes import escaped, with_arrows
 from .messages import hex_dump, show, text_of
 from .tap import Message, Problem, ProblemKind
 
@@ -57,11 +57,13 @@ class Readable(Transcript):
       most: How many bytes, or characters, of a message are shown.
       hex: Whether frames are dumped.
       colours: Whether it is for a terminal that has colours.
+      encoding: What the lines will be encoded in, which may have no arrows.
     """
 
     most: int
     hex: bool = False
     colours: bool = False
+    encoding: str | None = None
 
     def message(self, now: float, number: int, way: Way, seen: Message) -> str:
         text, data = self._content(seen)
@@ -81,12 +83,13 @@ class Readable(Transcript):
         return self._dumped(f"{front} {self._styled(what, 'red')}", seen.frame)
 
     def note(self, now: float, number: int | None, event: str, text: str, **facts: Any) -> str:
+        text = with_arrows(text, self.encoding)
         return f"{self._front(now, number)} {self._styled(text, 'yellow')}"
 
     def _front(self, now: float, number: int | None, way: Way | None = None) -> str:
         who = "" if number is None else f"#{number}"
         clock = f"{_time_of_day(int(now))}.{int(now * 1000) % 1000:03}"
-        front = f"{clock} {who:>5} {way.arrow if way else ' '}"
+        front = f"{clock} {who:>5} {with_arrows(way.arrow, self.encoding) if way else ' '}"
         return self._styled(front, way.colour if way else "yellow")
 
     def _styled(self, text: str, colour: str) -> str:
