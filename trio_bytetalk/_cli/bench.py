@@ -155,7 +155,7 @@ def command(
     (coordinated omission). With --rate, each message has its time, and its latency counts from
     then, even if it had to wait before it could be sent.
 
-    Percentiles are exact to 1 %. Ctrl-C ends it early and prints the results.
+    Percentiles are up to 0.8 % too high. Ctrl-C ends it early and prints the results.
 
     \b
     A server to try it with, and 50 connections for 5 seconds:
