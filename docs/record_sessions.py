@@ -91,14 +91,16 @@ class Terminal:
         shown = "\n".join(self.screen.display)
         raise RuntimeError(f"{self.title}: {text!r} is not {times} times in\n{shown}")
 
-    def draw(self) -> str:
-        """The screen as it is now, as SVG."""
+    def draw(self, since: str = "") -> str:
+        """The screen as it is now, as SVG: from the last line on that begins with ``since``."""
         screen = self.screen
+        begin = [row for row in range(screen.lines) if screen.display[row].startswith(since)]
+        first = begin[-1] if since else 0
         used = max((row for row in range(screen.lines) if screen.display[row].strip()), default=0)
         console = Console(
             record=True, width=screen.columns, file=io.StringIO(), color_system="truecolor"
         )
-        for row in range(used + 1):
+        for row in range(first, used + 1):
             cells = [screen.buffer[row][column] for column in range(screen.columns)]
             line = Text()
             for style, run in itertools.groupby(cells, _style):
@@ -130,8 +132,14 @@ def _colour(name: str) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def terminal(*arguments: str, columns: int = 80, lines: int = 24) -> AsyncIterator[Terminal]:
-    """Run ``bytetalk ARGUMENTS`` in a terminal of that size, and end it."""
+async def terminal(
+    *arguments: str, columns: int = 80, lines: int = 24, room: int = 0
+) -> AsyncIterator[Terminal]:
+    """Run ``bytetalk ARGUMENTS`` in a terminal of that size, and end it.
+
+    The screen has ``room`` for so many more lines, which the program does not know of: what it
+    prints at the end is seen whole, though it had the terminal filled with a live view before.
+    """
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = await trio.lowlevel.open_process(
@@ -144,7 +152,7 @@ async def terminal(*arguments: str, columns: int = 80, lines: int = 24) -> Async
     )
     os.close(slave)
     title = " ".join(("bytetalk", *arguments))
-    result = Terminal(title, Screen(columns, lines, master), master, process)
+    result = Terminal(title, Screen(columns, lines + room, master), master, process)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(result.pump)
         try:
@@ -157,10 +165,10 @@ async def terminal(*arguments: str, columns: int = 80, lines: int = 24) -> Async
     os.close(master)
 
 
-def keep(name: str, shown: Terminal) -> None:
+def keep(name: str, shown: Terminal, since: str = "") -> None:
     path = PICTURES / f"{name}.svg"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(shown.draw(), encoding="utf-8")
+    path.write_text(shown.draw(since), encoding="utf-8")
     print(path.relative_to(ROOT))
 
 
@@ -203,14 +211,14 @@ async def many() -> None:
     bench = ("bench", f":{PORT}", "--connections", "5000", "--duration", "15")
     async with terminal("serve", "echo", columns=200, lines=50) as server:
         await server.shows("to talk to it")
-        async with terminal(*bench, lines=34) as client:
+        async with terminal(*bench, lines=34, room=30) as client:
             await server.shows("5,000 open")
             await trio.sleep(10)
             keep("serve-200", server)
             keep("bench-live", client)
             await client.process.wait()
             await trio.sleep(0.5)
-            keep("bench", client)
+            keep("bench", client, since=f"bytetalk bench :{PORT}")
 
 
 SESSIONS: dict[str, Callable[[], Awaitable[None]]] = {

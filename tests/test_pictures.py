@@ -43,6 +43,15 @@ async def test_a_program_in_its_terminal_is_drawn(recorder: ModuleType) -> None:
     ), "it fetches something from elsewhere"
 
 
+async def test_a_picture_may_begin_where_a_line_does(recorder: ModuleType) -> None:
+    async with recorder.terminal("codecs", "--help", columns=60, lines=4, room=40) as shown:
+        await shown.shows("Show this message and exit.")
+        words = words_in(shown.draw(since="Options:"))
+    assert "List the codecs" not in words
+    assert "Options:" in words
+    assert "Show this message and exit." in words
+
+
 async def test_what_does_not_come_is_named_with_what_is_there_instead(
     recorder: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
