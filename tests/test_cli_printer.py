@@ -163,6 +163,28 @@ async def test_an_output_that_fails_ends_it() -> None:
     printer.put("x")
     with pytest.raises(BrokenPipeError):
         await printer.run()
+    assert not printer.has_room
+    printer.put("y")
+    printer.drop()
+    assert printer.dropped == 3
+
+
+async def test_what_was_put_while_an_output_failed_is_counted_too() -> None:
+    may_go_on = threading.Event()
+
+    def write(_text: str) -> None:
+        may_go_on.wait()
+        raise OSError
+
+    printer = Printer(write, str)
+    printer.put("x")
+    with pytest.RaisesGroup(OSError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(printer.run)
+            await trio.testing.wait_all_tasks_blocked()
+            printer.put("y")
+            may_go_on.set()
+    assert printer.dropped == 2
 
 
 def test_writing_to_memory() -> None:

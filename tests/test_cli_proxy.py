@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,15 @@ from pairs import reset as reset_pair
 
 from trio_bytetalk._cli import proxy
 from trio_bytetalk._cli.addresses import Address
-from trio_bytetalk._cli.proxy import accept_from, connect, forward, listening, reset, secured
+from trio_bytetalk._cli.proxy import (
+    accept_from,
+    connect,
+    forward,
+    leads_to,
+    listening,
+    reset,
+    secured,
+)
 
 
 async def ignore(_data: bytes) -> None:
@@ -510,6 +519,49 @@ async def test_without_a_host_it_is_this_machine() -> None:
                 await (await connect(Address(port=port), None, None)).aclose()
                 return
     raise AssertionError("on none of the addresses")
+
+
+@pytest.mark.parametrize(
+    ("listen", "target", "leads"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", None, True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "::1", False),
+        ("0.0.0.0", "127.0.0.1", True),
+        pytest.param(
+            "0.0.0.0",
+            "127.0.0.2",
+            True,
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="this one is Linux's"),
+        ),
+        ("0.0.0.0", "0.0.0.0", True),
+        ("0.0.0.0", "192.0.2.1", False),  # which is nobody's (RFC 5737)
+        ("0.0.0.0", "no..name", False),
+    ],
+)
+async def test_whether_a_target_is_the_proxy_itself(
+    listen: str, target: str | None, leads: bool
+) -> None:
+    async with listening(Address(listen)) as listeners:
+        port = listeners[0].socket.getsockname()[1]
+        assert await leads_to(Address(target, port), listeners) == leads
+        assert not await leads_to(Address(target, port - 1), listeners)
+        assert not await leads_to(Address(path="/no/such/socket"), listeners)
+
+
+async def test_whether_a_path_is_the_proxys_own(tmp_path: Path) -> None:
+    path, link, other = (tmp_path / name for name in ("listen", "link", "other"))
+    link.symlink_to(path)
+    other.touch()
+    async with listening(Address(path=str(path))) as listeners:
+        assert await leads_to(Address(path=str(path)), listeners)
+        assert await leads_to(Address(path=str(link)), listeners)
+        assert not await leads_to(Address(path=str(other)), listeners)
+        assert not await leads_to(Address(path=str(tmp_path / "nothing")), listeners)
+        assert not await leads_to(Address(port=1), listeners)
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ async def test_out_of_descriptors_it_says_so_and_goes_on(autojump_clock: object)
     user, client = tcp()
     listener = Listener([OSError(errno.EMFILE, "Too many open files"), client])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(sniffed.sniffer.serve, [listener])
+        nursery.start_soon(sniffed.sniffer.accept, [listener], nursery)
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     name = "{}:{}".format(*user.socket.getsockname())
@@ -353,10 +353,57 @@ async def test_a_client_that_is_gone_before_it_is_asked_for_its_name() -> None:
     with pytest.raises(trio.BrokenResourceError):
         await client.receive_some()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(sniffed.sniffer.serve, [Listener([client])])
+        nursery.start_soon(sniffed.sniffer.accept, [Listener([client])], nursery)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert (await sniffed.lines())[0] == "   #1   a client connected"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "nobody reads the output any more"),
+        (OSError(errno.ENOSPC, "No space left"), "the output has failed: No space left"),
+    ],
+)
+async def test_an_output_that_fails_breaks_no_connection(error: OSError, reason: str) -> None:
+    sniffed = Sniffed.of(LengthPrefixed(), LengthPrefixed())
+    said: list[str] = []
+    outcome: list[bool] = []
+
+    def write(_text: str) -> None:
+        raise error
+
+    async def run_it() -> None:
+        listen, target = Address("127.0.0.1"), Address("example", 1)
+        outcome.append(await run(sniffed.sniffer, listen, target, said.append))
+
+    sniffed.sniffer.printer.write = write
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_it)
+        while not said:
+            await trio.lowlevel.checkpoint()
+        port = int(said[0].split(",")[0].rpartition(":")[2])
+        user = await trio.open_tcp_stream("127.0.0.1", port)
+        while len(said) < 2:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="connect"):
+            await trio.open_tcp_stream("127.0.0.1", port)
+        (server,) = sniffed.servers
+        await user.send_all(frame(b"hello"))
+        assert await server.receive_some() == frame(b"hello")
+        await user.send_eof()
+        await server.send_eof()
+        assert await read_to_end(user) == b""
+        await user.aclose()
+    assert said[1:] == [
+        f"{reason}; no more connections are accepted, and those that are open go on unseen"
+    ]
+    assert outcome == [False]
+    assert sniffed.sniffer.summary() == (
+        "1 connection: → 1 message, 9 bytes; ← 0 messages, 0 bytes; 3 lines not shown"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -454,13 +501,24 @@ def test_a_port_in_use_is_one_line() -> None:
         ("localhost:1", "localhost:2", "--tls-key", __file__),
         ("localhost:1", "localhost:2", "--max-shown", "-1"),
         ("localhost:1", "localhost:2", "--max-undecoded", "16Q"),
-        ("localhost:1", "localhost:1"),
     ],
 )
 def test_a_wrong_command_line(arguments: tuple[str, ...]) -> None:
     outcome = invoke(*arguments)
     assert outcome.exit_code == 2
     assert outcome.stdout == ""
+
+
+def test_it_does_not_connect_to_itself(tmp_path: Path) -> None:
+    listen, target = tmp_path / "listen", tmp_path / "target"
+    target.symlink_to(listen)
+    outcome = invoke(str(listen), str(target))
+    assert outcome.exit_code == 2
+    assert outcome.stderr == (
+        f"Error: TARGET unix:{target} is LISTEN unix:{listen}: it would connect to itself "
+        "(see 'bytetalk sniff --help')\n"
+    )
+    assert not listen.exists()
 
 
 @attrs.define
@@ -545,6 +603,28 @@ def test_the_command_where_there_are_no_arrows(
     lines = TIME.sub("", outcome.stdout).splitlines()
     assert lines[1:3] == ["   #1 >       9  hello", '   #1 <       9  {"a": 1}']
     assert outcome.stderr.endswith("\n1 connection: > 1 message, 9 bytes; < 1 message, 9 bytes\n")
+
+
+@pytest.mark.parametrize(("is_whole", "code"), [(True, 0), (False, 1)])
+def test_the_exit_code_says_whether_the_output_has_failed(
+    is_whole: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bytetalk._cli.failures.run", lambda *_: is_whole)
+    outcome = invoke("localhost:1", "localhost:2")
+    assert outcome.exit_code == code
+    assert outcome.stderr.startswith("0 connections: ")
+
+
+def test_nobody_needs_to_read_what_is_said_on_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("trio_bytetalk._cli.sniff.click.echo", fail)
+    outcome = sniff_outside(tmp_path, hello)
+    assert outcome.exit_code == 0
+    assert "hello" in outcome.stdout
 
 
 def test_the_command_for_scripts(tmp_path: Path) -> None:
@@ -652,11 +732,26 @@ async def test_a_pipe_that_nobody_reads_holds_up_neither_the_bytes_nor_the_end(
     assert "not shown" in said
 
 
-async def test_a_pipe_that_is_closed_ends_it_quietly(tmp_path: Path) -> None:
+async def test_a_pipe_that_is_closed_ends_it_when_the_connections_have_ended(
+    tmp_path: Path,
+) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     async with started(tmp_path, writing) as program:
-        code, said = await program.end()
+        assert program.process.stderr is not None
+        said = bytes(await program.process.stderr.receive_some())
+        assert said.startswith(b"nobody reads the output any more; no more connections are")
+        for _ in range(3):
+            await program.user.send_all(b"hello")
+            assert await program.server.receive_some() == b"hello"
+        while (tmp_path / "listen").exists():
+            await trio.lowlevel.checkpoint()
+        await program.user.send_eof()
+        assert await program.server.receive_some() == b""
+        await program.server.send_all(b"goodbye")
+        await program.server.send_eof()
+        assert await read_to_end(program.user) == b"goodbye"
+        code, end = await program.end()
     os.close(writing)
     assert code == 1
-    assert said == ""
+    assert end.startswith("1 connection: → 0 messages, 15 bytes; ← 0 messages, 7 bytes; ")

@@ -33,11 +33,14 @@ class Printer:
     _size: int = attrs.field(default=0, init=False)
     _missing: int = attrs.field(default=0, init=False)  # at the end of these lines
     _closed: bool = attrs.field(default=False, init=False)
+    _failed: bool = attrs.field(default=False, init=False)
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     @property
     def has_room(self) -> bool:
         """Whether a line is worth being made."""
+        if self._failed:
+            return False
         return len(self._lines) < _MOST_LINES and self._size < _MOST_CHARACTERS
 
     def put(self, line: str) -> None:
@@ -45,7 +48,7 @@ class Printer:
 
         Even so there is an end: twice as many lines.
         """
-        if len(self._lines) >= 2 * _MOST_LINES:
+        if self._failed or len(self._lines) >= 2 * _MOST_LINES:
             self.drop()
             return
         self._mark_missing()
@@ -67,16 +70,26 @@ class Printer:
     async def run(self) -> None:
         """Print until it is closed.
 
+        Raises:
+          OSError: as ``write`` does. Then no more is printed: all that is put is left out, and
+              counted.
+
         Cancelled, it does not wait for what is being printed, and prints no more.
         """
         try:
             while self._lines or self._missing or not self._closed:
                 if self._lines or self._missing:
                     self._mark_missing()
+                    count = len(self._lines)
                     text = "\n".join(self._lines) + "\n"
                     self._lines.clear()
                     self._size = 0
-                    await trio.to_thread.run_sync(self.write, text, abandon_on_cancel=True)
+                    try:
+                        await trio.to_thread.run_sync(self.write, text, abandon_on_cancel=True)
+                    except OSError:
+                        self._failed = True
+                        self.dropped += count
+                        raise
                 else:
                     self._changed = trio.Event()
                     await self._changed.wait()

@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
 import attrs
@@ -25,7 +25,7 @@ from .._connection import handshake, wrap_tls
 from .._errors import in_words
 from .._limits import Limits
 from .._listeners import open_tcp_listeners, open_unix_listener, renamed
-from .addresses import Address
+from .addresses import Address, for_clients
 from .failures import cannot_listen
 
 Stream: TypeAlias = trio.abc.Stream
@@ -80,6 +80,49 @@ async def listening(address: Address) -> AsyncIterator[list[trio.SocketListener]
         if address.path is not None:
             stack.callback(remove_file)
         yield listeners
+
+
+async def leads_to(target: Address, listeners: Sequence[trio.SocketListener]) -> bool:
+    """Whether who connects to the target comes to one of these listeners.
+
+    A name that cannot be resolved, or a path that is not there, leads nowhere.
+    """
+    names = [listener.socket.getsockname() for listener in listeners]
+    if target.path is not None:
+        return any(_is_same_file(name, target.path) for name in names if type(name) is str)
+    names = [name for name in names if type(name) is tuple and name[1] == target.port]
+    if not names:
+        return False
+    try:
+        found = await trio.socket.getaddrinfo(
+            target.host or "localhost", target.port, type=socket.SOCK_STREAM
+        )
+    except (OSError, UnicodeError):
+        return False
+    for family, _, _, _, address in found:
+        there = for_clients(address)
+        for name in names:
+            here = for_clients(name)
+            # Who listens on all addresses of the family listens on each that can be bound to.
+            if here[:2] == there[:2] or (here != name and await _is_own(family, there)):
+                return True
+    return False
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+async def _is_own(family: int, address: Any) -> bool:
+    with trio.socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            await sock.bind((address[0], 0, *address[2:]))
+        except OSError:
+            return False
+    return True
 
 
 async def connect(

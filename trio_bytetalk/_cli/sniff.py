@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TextIO
 
 import attrs
@@ -22,7 +23,7 @@ from .descriptors import allow_all_descriptors
 from .escapes import with_arrows
 from .figures import plural
 from .printer import Printer, writing_to
-from .proxy import Stream, accept_from, connect, forward, listening, reset, secured
+from .proxy import Stream, accept_from, connect, forward, leads_to, listening, reset, secured
 from .quantities import Size
 from .tap import Message, ProblemKind, Tap
 from .tls import client_tls, client_tls_options, server_context, server_tls_options
@@ -104,15 +105,19 @@ class Sniffer:
     requests: Total = attrs.field(factory=Total, init=False)
     replies: Total = attrs.field(factory=Total, init=False)
 
-    async def serve(self, listeners: Sequence[trio.abc.Listener[trio.SocketStream]]) -> None:
-        """Accept connections until it is cancelled; then they are reset."""
-        async with trio.open_nursery() as nursery:
+    async def accept(
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+        connections: trio.Nursery,
+    ) -> None:
+        """Accept connections until it is cancelled; they are served in the nursery."""
 
-            def take(stream: trio.SocketStream) -> None:
-                nursery.start_soon(self.converse, stream, _peer(stream))
+        def take(stream: trio.SocketStream) -> None:
+            connections.start_soon(self.converse, stream, _peer(stream))
 
+        async with trio.open_nursery() as accepting:
             for listener in listeners:
-                nursery.start_soon(accept_from, listener, take, self._complain)
+                accepting.start_soon(accept_from, listener, take, self._complain)
 
     async def converse(self, client: Stream, name: str) -> None:
         """One connection, from its beginning to its end. The stream is closed in any case."""
@@ -128,13 +133,8 @@ class Sniffer:
                     (REPLIES, self.reply_codec, self.replies),
                 )
             )
-            try:
-                if self.ssl_context is not None:
-                    client = await secured(client, self.ssl_context)
-            except trio.BrokenResourceError as error:
-                raise click.ClickException(
-                    f"no TLS with the client: {failures.explained(error)}"
-                ) from error
+            if self.ssl_context is not None:
+                client = await _secured(client, self.ssl_context)
             target = await self.connect()
         except (OSError, trio.BrokenResourceError, click.ClickException) as error:
             reason = failures.Failure(error).message
@@ -171,6 +171,14 @@ class Sniffer:
         self.printer.put(self.transcript.note(time.time(), number, event, text, **facts))
 
 
+async def _secured(client: Stream, ssl_context: ssl.SSLContext) -> Stream:
+    try:
+        return await secured(client, ssl_context)
+    except trio.BrokenResourceError as error:
+        words = f"no TLS with the client: {failures.explained(error)}"
+        raise click.ClickException(words) from error
+
+
 def _peer(stream: trio.SocketStream) -> str:
     try:
         return name_of(stream.socket.getpeername())
@@ -180,26 +188,61 @@ def _peer(stream: trio.SocketStream) -> str:
 
 async def run(
     sniffer: Sniffer, listen: Address, target: Address, say: Callable[[str], object]
-) -> None:
-    """Listen and pass on until SIGINT or SIGTERM; print what is left.
+) -> bool:
+    """Listen and pass on until SIGINT or SIGTERM, which reset the connections; print what is left.
+
+    When the output has failed, nobody is accepted any more, and it ends when the connections that
+    are open then have ended.
+
+    Returns:
+      Whether the output has not failed.
 
     Raises:
-      OSError: if it cannot listen there.
+      click.ClickException: if it cannot listen there, or listens at the target.
     """
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(sniffer.printer.run)
+    accepting = trio.CancelScope()
+
+    async def print_all() -> None:
         try:
-            async with listening(listen) as listeners:
-                where = " and ".join(name_of(each.socket.getsockname()) for each in listeners)
-                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                    async with trio.open_nursery() as serving:
-                        serving.start_soon(sniffer.serve, listeners)
-                        say(f"listening on {where}, passing on to {target}; Ctrl-C ends it")
-                        await anext(signals)
-                        serving.cancel_scope.cancel()
+            await sniffer.printer.run()
+        except OSError as error:
+            what = f"the output has failed: {failures.explained(error)}"
+            if isinstance(error, BrokenPipeError):
+                what = "nobody reads the output any more"
+            say(f"{what}; no more connections are accepted, and those that are open go on unseen")
+            accepting.cancel()
+
+    async with trio.open_nursery() as printing:
+        printing.start_soon(print_all)
+        try:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async with trio.open_nursery() as serving:
+                    serving.start_soon(_cancel_at_signal, serving, signals)
+                    async with (
+                        trio.open_nursery() as connections,
+                        listening(listen) as listeners,
+                    ):
+                        if await leads_to(target, listeners):
+                            raise click.UsageError(
+                                f"TARGET {target} is LISTEN {listen}: it would connect to itself"
+                            )
+                        where = (name_of(each.socket.getsockname()) for each in listeners)
+                        say(
+                            f"listening on {' and '.join(where)}, passing on to {target}; "
+                            "Ctrl-C ends it"
+                        )
+                        with accepting:
+                            await sniffer.accept(listeners, connections)
+                    serving.cancel_scope.cancel()
         finally:
             sniffer.printer.close()
-            nursery.cancel_scope.deadline = trio.current_time() + _LAST_LINES
+            printing.cancel_scope.deadline = trio.current_time() + _LAST_LINES
+    return not accepting.cancel_called
+
+
+async def _cancel_at_signal(serving: trio.Nursery, signals: AsyncIterator[int]) -> None:
+    await anext(signals)
+    serving.cancel_scope.cancel()
 
 
 def transcript_for(stream: TextIO, *, json: bool, dump: bool, most: int) -> Transcript:
@@ -241,7 +284,10 @@ def transcript_for(stream: TextIO, *, json: bool, dump: bool, most: int) -> Tran
 @click.option("--json", is_flag=True, help="Print JSON, an object a line, with whole messages.")
 @server_tls_options
 @client_tls_options
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     listen: Address,
     target: Address,
     codec: Codec[Any, Any],
@@ -267,8 +313,6 @@ def command(
     too. --tls and its kin are for the connection to TARGET, --tls-cert and
     --tls-key for clients.
     """
-    if listen == target:
-        raise click.UsageError(f"LISTEN and TARGET are both {target}: it would connect to itself")
     context = server_context(tls_cert, tls_key)
     tls = client_tls(**tls_options)
 
@@ -292,8 +336,11 @@ def command(
     )
 
     def say(line: str) -> None:
-        click.echo(with_arrows(line, sys.stderr.encoding), err=True)
+        with contextlib.suppress(BrokenPipeError):  # the connections are of more weight
+            click.echo(with_arrows(line, sys.stderr.encoding), err=True)
 
     allow_all_descriptors()  # each connection needs two
-    failures.run(run, sniffer, listen, target, say)
+    is_whole = failures.run(run, sniffer, listen, target, say)
     say(sniffer.summary())
+    if not is_whole:
+        ctx.exit(1)
