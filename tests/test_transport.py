@@ -77,10 +77,10 @@ async def send_each(connection: AnyConnection, messages: Sequence[bytes]) -> Non
         await connection.send(message)
 
 
-async def send_on(connection: AnyConnection) -> None:
+async def send_on(connection: AnyConnection, message: bytes = b"lost") -> None:
     """Send until that fails."""
     while True:
-        await connection.send(b"lost")
+        await connection.send(message)
         await trio.testing.wait_all_tasks_blocked()
 
 
@@ -789,6 +789,87 @@ async def test_closing_gives_up_on_a_peer_that_does_not_read(
     await connection.aclose()
     assert trio.current_time() == start + 3
     assert connection.close_reason is CloseReason.CLOSED
+
+
+async def test_senders_wait_for_listeners_that_are_thousands_of_messages_behind(
+    pair: Pair, connect: Connect
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    go_on = trio.Event()
+    told = 0
+
+    async def hook(_event: MessageWritten) -> None:
+        nonlocal told
+        await go_on.wait()
+        told += 1
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_to_end, peer)
+        sent = 0
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            with contextlib.suppress(trio.WouldBlock):
+                while sent < 10_000:
+                    connection.send_nowait(b"")
+                    sent += 1
+        assert 4096 < sent < 4100
+        # Its peer has everything, so there is nothing to disconnect it for.
+        assert not connection._transport.is_full
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(connection.send, b"waits")
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        await connection.aclose()
+    assert told == sent + 1
+    await peer.aclose()
+
+
+async def test_while_thousands_of_messages_are_announced_others_have_their_turns(
+    pair: Pair, connect: Connect
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    go_on = trio.Event()
+    told = turns = 0
+
+    async def hook(_event: MessageWritten) -> None:
+        nonlocal told
+        if not told:
+            await go_on.wait()
+        told += 1
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_to_end, peer)
+        for _ in range(2000):
+            await connection.send(b"")
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        while told < 2000:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+        await connection.aclose()
+    assert turns > 20
+    await peer.aclose()
+
+
+async def test_closing_after_a_send_timeout_says_no_more_to_who_takes_nothing(
+    tls: Tls, connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = tight_unix()
+    peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+    connection = connect(ours, send_timeout=2, close_timeout=30)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.do_handshake)
+        await connection.start_tls(tls.server, server_side=True)
+    start = trio.current_time()
+    with pytest.raises(SendTimeoutError):
+        await send_on(connection, bytes(100_000))
+    await connection.aclose()
+    assert trio.current_time() < start + 30
+    await trio.aclose_forcefully(peer)
 
 
 async def test_cancelled_closing_closes_at_once(
@@ -1767,8 +1848,10 @@ async def test_closed_by_another_task_while_a_stopped_server_receives_the_rest(
             server.stop(None)
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
+            assert connection.local_address == address
             await connection.aclose()
 
+    address = ours.socket.getsockname()
     arrived = trio.Event()
     server = Server(handle)
     async with trio.open_nursery() as nursery:
@@ -1781,6 +1864,170 @@ async def test_closed_by_another_task_while_a_stopped_server_receives_the_rest(
         await trio.aclose_forcefully(peer)
     if isinstance(stream, trio.SSLStream):
         assert stream.transport_stream is ours
+
+
+@pytest.mark.parametrize("how", ["stop", "use"])
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("make", [memory, unix])
+async def test_what_interrupts_receiving_the_rest_loses_none_of_it(
+    make: Callable[[], Pair], secure: bool, how: str, tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
+    for steps in range(8):
+        ours, theirs = make()
+        stream: trio.abc.Stream = ours
+        peer: trio.abc.Stream = theirs
+        if secure:
+            stream = trio.SSLStream(ours, tls.server, server_side=True)
+            peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+        received: list[bytes] = []
+        connections: list[AnyConnection] = []
+        arrived = trio.Event()
+
+        async def handle(
+            connection: AnyConnection,
+            received: list[bytes] = received,
+            connections: list[AnyConnection] = connections,
+            arrived: trio.Event = arrived,
+        ) -> None:
+            connections.append(connection)
+            await arrived.wait()
+            received.extend([message async for message in connection])
+
+        server = Server(handle)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, stream)
+            for number in range(60):  # each is a record, and a read
+                await peer.send_all(frame(b"%d" % number))
+            await trio.testing.wait_all_tasks_blocked()
+            server.stop(None)
+            arrived.set()
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            if how == "stop":
+                server.stop(None)
+            elif connections:
+                connections[0].use(LengthPrefixed())
+            assert await read_to_end(peer) == b""
+            await trio.aclose_forcefully(peer)
+        assert received == [b"%d" % number for number in range(60)]
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_broken_while_a_stopped_server_receives_the_rest_it_is_closed_all_the_same(
+    steps: int, tls: Tls, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = tcp()
+    stream = trio.SSLStream(ours, tls.server, server_side=True)
+    peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+    arrived = trio.Event()
+
+    async def handle(connection: AnyConnection) -> None:
+        await arrived.wait()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def notice_and_close() -> None:
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await connection.send(b"x")
+                    await connection.flush()
+                await connection.aclose()
+
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                async for _ in connection:
+                    pass
+
+    server = Server(handle)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, stream)
+        for _ in range(60):
+            await peer.send_all(frame(b"hello"))
+        await trio.aclose_forcefully(theirs)
+        await trio.testing.wait_all_tasks_blocked()
+        server.stop(None)
+        arrived.set()
+    assert ours.socket.fileno() == -1
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+
+
+async def test_cancelled_while_it_closes_and_another_task_receives_the_rest(tls: Tls) -> None:
+    for steps in range(6):
+        ours, theirs = tcp()
+        stream = trio.SSLStream(ours, tls.server, server_side=True)
+        peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+        arrived = trio.Event()
+
+        async def handle(
+            connection: AnyConnection, arrived: trio.Event = arrived, steps: int = steps
+        ) -> None:
+            await arrived.wait()
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def break_and_close() -> None:
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    connection._give_up(trio.BrokenResourceError("given up"))
+                    await trio.aclose_forcefully(connection)
+
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    async for _ in connection:
+                        pass
+
+        server = Server(handle)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, stream)
+            for _ in range(60):
+                await peer.send_all(frame(b"hello"))
+            await trio.testing.wait_all_tasks_blocked()
+            server.stop(None)
+            arrived.set()
+        assert ours.socket.fileno() == -1
+        await trio.aclose_forcefully(peer)
+
+
+async def test_receiving_the_rest_is_cancelled_with_one_exception() -> None:
+    seen: list[BaseException] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        async def receive() -> None:
+            try:
+                await connection.receive()
+            except BaseException as error:
+                seen.append(error)
+                raise
+
+        server.stop(None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+    ours, peer = memory()
+    server = Server(handle)
+    await server.serve_stream(ours)
+    await peer.aclose()
+    (error,) = seen
+    assert isinstance(error, trio.Cancelled)
+
+
+async def test_what_ends_the_program_while_the_rest_is_received_does_end_it() -> None:
+    class Exiting(FaultyStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+            raise SystemExit(3)
+
+    async def handle(connection: AnyConnection) -> None:
+        server.stop(None)
+        await connection.receive()
+
+    ours, peer = memory()
+    server = Server(handle)
+    with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
+        await server.serve_stream(Exiting(ours))
+    await peer.aclose()
 
 
 async def test_stopped_server_does_not_receive_for_ever_from_a_peer_that_never_pauses() -> None:

@@ -13,6 +13,7 @@ import contextvars
 import os
 import socket
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, cast
 
@@ -43,8 +44,13 @@ _GATHER_FROM: Final = 4096
 # more would fit into a socket's buffer.
 _GATHER_PIECES: Final = 64
 
-# How many times write_buffer_size may be written and not announced before senders wait.
+# How many times write_buffer_size may be written and not announced before senders wait, and how
+# many frames, for each holds some hundreds of bytes beside its message.
 _UNANNOUNCED: Final = 16
+_MOST_UNANNOUNCED: Final = 4096
+
+# How many frames are announced before other tasks have their turn.
+_ANNOUNCED_IN_A_ROW: Final = 64
 
 # How much one send_all of a StreamTransport gets: progress is only seen in between.
 _SEND_SIZE: Final = 64 * 1024
@@ -206,12 +212,13 @@ class Transport(ABC):
     """Why nothing more can be written, once that is so."""
 
     _queue: list[Buffer] = attrs.field(factory=list, init=False)
-    # Lists, for they are empty mostly, and an empty deque takes 600 bytes.
-    _announcements: list[tuple[int, Announce]] = attrs.field(factory=list, init=False)
+    # Made when there is the first: an empty deque takes 600 bytes.
+    _announcements: deque[tuple[int, Announce]] | None = attrs.field(default=None, init=False)
     _senders: list[_Sender] = attrs.field(factory=list, init=False)
     _drainers: list[trio.lowlevel.Task] = attrs.field(factory=list, init=False)
     _flush_at: int = attrs.field(init=False)
     _writes_left: int = attrs.field(default=_WRITES_PER_TURN, init=False)
+    _is_stuck: bool = attrs.field(default=False, init=False)  # it failed with something to be sent
     _announced: int = attrs.field(default=0, init=False)  # how far, if anything is to be announced
     _pump: _Worker | None = attrs.field(default=None, init=False)
     _announcer: _Worker | None = attrs.field(default=None, init=False)
@@ -380,6 +387,7 @@ class Transport(ABC):
         self.refuse(error)
         if self.error is None:
             self.error = error
+            self._is_stuck = bool(self._queue)
             self._queue.clear()
             self._progressed()
 
@@ -387,6 +395,11 @@ class Transport(ABC):
     def most_queued(self) -> int:
         """The largest value that `queued` has had."""
         return max(self._most_queued, self.queued)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more is queued than is wanted."""
+        return self.queued > self.limits.write_buffer_size
 
     @property
     def senders_waiting(self) -> int:
@@ -426,7 +439,8 @@ class Transport(ABC):
     def _end(self) -> None:
         """No more writing, and no more announcements; one that is under way is cancelled."""
         self.fail(trio.ClosedResourceError("the connection was closed"))
-        self._announcements.clear()
+        if self._announcements:
+            self._announcements.clear()
         if self._send_timer is not None:
             self._send_timer.forget()
         self._stop(self._pump, self._announcer)
@@ -449,7 +463,10 @@ class Transport(ABC):
         return self.queued <= limit and (
             is_hook
             or not self._announcements
-            or self.bytes_written - self._announced <= _UNANNOUNCED * limit
+            or (
+                self.bytes_written - self._announced <= _UNANNOUNCED * limit
+                and len(self._announcements) <= _MOST_UNANNOUNCED
+            )
         )
 
     def _enqueue(self, frame: Frame, announce: Announce | None) -> None:
@@ -459,6 +476,8 @@ class Transport(ABC):
         if self.queued > self.limits.write_buffer_size:
             self.clear = False
         if announce is not None:
+            if self._announcements is None:
+                self._announcements = deque()
             if not self._announcements:
                 self._announced = self.bytes_written
             self._announcements.append((self.bytes_written + self.queued, announce))
@@ -514,7 +533,7 @@ class Transport(ABC):
             del queue[:done]
         if self._senders:
             self._admit()
-        if self._announcements:
+        if self._announcements is not None:
             self._start_announcer()
         if not self.clear:
             self._update_clear()
@@ -547,7 +566,8 @@ class Transport(ABC):
         self._renew_turn()
 
     def _start_announcer(self) -> None:
-        if self._announcements[0][0] <= self.bytes_written:
+        announcements = self._announcements
+        if announcements and announcements[0][0] <= self.bytes_written:
             if self._announcer is None:
                 name = f"announcer of connection {self.number}"
                 self._announcer = _Worker(name, self._announce_due)
@@ -555,12 +575,16 @@ class Transport(ABC):
 
     async def _announce_due(self) -> None:
         announcements = self._announcements
+        told = 0
         while announcements and announcements[0][0] <= self.bytes_written:
             await announcements[0][1]()
             if announcements:  # or the transport was closed meanwhile
-                self._announced = announcements.pop(0)[0]
+                self._announced = announcements.popleft()[0]
                 self._admit()
                 self._progressed()
+            told += 1
+            if told % _ANNOUNCED_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _write_some(self) -> None:
         """Write a part of the queue, waiting while the peer takes nothing; always a checkpoint."""
@@ -609,6 +633,7 @@ class StreamTransport(Transport):
     _read_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
     _received: bytes | bytearray | None = attrs.field(default=None, init=False)
     _reading: bool = attrs.field(default=False, init=False)
+    _resting: bool = attrs.field(default=False, init=False)  # in take_rest()
     _closing: trio.Event | None = attrs.field(default=None, init=False)  # set if no one is reading
 
     async def ready(self) -> None:
@@ -636,7 +661,7 @@ class StreamTransport(Transport):
     async def take_rest(
         self, feed: Callable[[bytes | bytearray], None]
     ) -> bytes | bytearray | None:
-        self._reading = True
+        self._reading = self._resting = True
         try:
             await trio.lowlevel.checkpoint()
             tls: trio.SSLStream[Any] | None = None
@@ -683,31 +708,36 @@ class StreamTransport(Transport):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lose_patience)
-            try:
-                while size < _REST_SIZE:
-                    await self._read(self.stream)
-                    data = self.take()
-                    if not data:
-                        break
-                    feed(data)
-                    size += len(data)
-                    turns, data = 0, None
-            except Exception as error:  # noqa: BLE001 - raised below: the nursery would wrap it
-                failure = error
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lose_patience)
+                try:
+                    while size < _REST_SIZE:
+                        await self._read(self.stream)
+                        data = self.take()
+                        if not data:
+                            break
+                        feed(data)
+                        size += len(data)
+                        turns, data = 0, None
+                except Exception as error:  # noqa: BLE001 - raised below: the nursery would wrap it
+                    failure = error
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup:
+            await trio.lowlevel.checkpoint_if_cancelled()  # who receives looks for no group
+            raise
         if failure is not None:
             raise failure
         return data
 
     def _leave_off(self) -> None:
-        self._reading = False
+        self._reading = self._resting = False
         if self._closing is not None:
             self._closing.set()
 
     def interrupt(self) -> None:
-        if self._read_scope is not None:
+        # What take_rest() has not been through yet would be lost; it ends soon, and by itself.
+        if self._read_scope is not None and not (self._resting and self.error is None):
             self._read_scope.cancel()
 
     def write(self, frame: bytes) -> None:
@@ -725,15 +755,17 @@ class StreamTransport(Transport):
         self._closing = trio.Event()
         self._end()
         try:
-            if healthy:
-                try:
-                    if self._reading:  # and then TLS could not say its closing word
-                        self.interrupt()
-                        await self._closing.wait()
-                finally:
+            try:
+                if self._reading:  # and then TLS could not say its closing word
+                    self.interrupt()
+                    await self._closing.wait()
+            finally:
+                if healthy:
                     await _close(self.stream)
-            else:
-                await self.stream.aclose()
+                elif self._is_stuck:
+                    await trio.aclose_forcefully(self.stream)  # a closing word would wait, too
+                else:
+                    await self.stream.aclose()
         except trio.BrokenResourceError:
             pass
         except Exception as error:  # noqa: BLE001 - but who closes a connection must rely on that
@@ -804,37 +836,40 @@ class _NothingMoreError(Exception):
 class _Arrived:
     """What a socket has received by now: in its place, for as long as that is read."""
 
-    stream: trio.SocketStream
+    transport_stream: trio.SocketStream
     left: int
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.stream.send_all(data)
+        await self.transport_stream.send_all(data)
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes | bytearray:
-        socket = self.stream.socket
+        socket = self.transport_stream.socket
         fd = socket.fileno()  # negative if another task has closed it, which reading will tell
         # When nothing is left, the end of the stream may be, and that has arrived, too.
         if self.left <= 0 and fd >= 0 and (bytes_waiting(fd) or not socket.is_readable()):
             raise _NothingMoreError
-        data = await self.stream.receive_some(min(max(self.left, 1), _READ_SIZE))
+        data = await self.transport_stream.receive_some(min(max(self.left, 1), _READ_SIZE))
         self.left -= len(data)
         return data
+
+    async def aclose(self) -> None:
+        await self.transport_stream.aclose()
 
 
 @attrs.define(eq=False)
 class _LastWords:
     """What a TLS stream has under it while it is closed: it may send, but hears no more."""
 
-    stream: trio.abc.Stream
+    transport_stream: trio.abc.Stream
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.stream.send_all(data)
+        await self.transport_stream.send_all(data)
 
     async def receive_some(self, _max_bytes: int | None = None) -> bytes:
         raise _NothingMoreError
 
     async def aclose(self) -> None:
-        await _close(self.stream)
+        await _close(self.transport_stream)
 
 
 async def _close_socket(stream: trio.SocketStream) -> None:
@@ -1052,7 +1087,7 @@ def address_of(
     stream: trio.abc.Stream, name: Literal["getpeername", "getsockname"] = "getpeername"
 ) -> Any:
     """The address of the socket under ``stream``; None if there is none."""
-    while isinstance(stream, trio.SSLStream):
+    while isinstance(stream, trio.SSLStream | _Arrived | _LastWords):
         stream = stream.transport_stream
     if isinstance(stream, trio.SocketStream):
         # The socket has no address any more if it was reset or closed meanwhile.
