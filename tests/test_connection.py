@@ -6,6 +6,7 @@ import array
 import contextlib
 import gc
 import logging
+import signal
 import ssl
 import tracemalloc
 import weakref
@@ -34,6 +35,7 @@ from pairs import (
 
 from trio_bytetalk import (
     NEED_DATA,
+    BroadcastResult,
     CloseReason,
     Codec,
     Connection,
@@ -55,6 +57,7 @@ from trio_bytetalk import (
     ProtocolError,
     Reader,
     ReceiveBuffer,
+    SendTimeoutError,
     Server,
     Writer,
     _transport,
@@ -971,6 +974,91 @@ async def test_failing_hook_of_a_written_message_ends_the_connection(
         "error": type(failure).__name__,
         "reason": str(failure),
     }
+
+
+async def test_hook_of_a_written_message_can_be_interrupted(pair: Pair, connect: Connect) -> None:
+    connection = connect(pair[0])
+    protected: list[bool] = []
+
+    async def hook(event: MessageWritten) -> None:
+        protected.append(trio.lowlevel.currently_ki_protected())
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await connection.aclose()
+    assert protected == [False]
+
+
+def test_an_interrupt_in_a_hook_of_a_written_message_ends_the_program() -> None:
+    async def hook(event: MessageWritten) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with open_connection(memory()[0]) as connection:
+            connection.message_written.connect(hook)
+            await connection.send(b"x")
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
+@pytest.mark.parametrize("why", ["close_timeout", "send_timeout"])
+async def test_what_was_not_sent_when_it_is_closed_is_logged(
+    why: str,
+    tight_pair: Pair,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    limits = {"close_timeout": 5, "send_timeout": 60}
+    limits[why] = 2
+    connection = connect(tight_pair[0], **limits)
+    await connection.send(bytes(200_000))
+    await connection.aclose()
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("trio_bytetalk.connection", logging.WARNING)
+    found = fields_of(record)
+    unsent = found["unsent"]
+    assert found["event"] == "unsent"
+    assert 0 < unsent <= 200_004
+    words = record.getMessage()
+    assert f"is closed with {unsent} bytes unsent: " in words
+    assert "in 2 seconds; the setting is " + why in words
+    if why == "send_timeout":
+        assert connection.close_reason.__class__ is SendTimeoutError
+        assert found["error"] == "SendTimeoutError"
+    else:
+        assert connection.close_reason is CloseReason.CLOSED
+    await tight_pair[1].aclose()
+
+
+async def test_what_was_sent_or_cancelled_or_told_of_before_is_not_logged_at_closing(
+    tight_pair: Pair,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, send_timeout=2)
+    await connection.send(bytes(200_000))
+    with pytest.raises(SendTimeoutError):
+        await connection.flush()
+    await connection.aclose()
+    await peer.aclose()
+
+    ours, peer = unix()
+    connection = connect(ours)
+    await connection.send(bytes(1000))
+    await connection.aclose()
+    await peer.aclose()
+
+    ours, peer = tight_unix()
+    connection = connect(ours)
+    await connection.send(bytes(200_000))
+    await trio.aclose_forcefully(connection)
+    await peer.aclose()
+    assert caplog.records == []
 
 
 # -- looking at it
@@ -2959,6 +3047,53 @@ async def test_broadcast_encodes_by_itself_for_writers_that_were_set_by_hand() -
         assert await read_exactly(streams[1], 2) == b"x!"
         assert await read_exactly(streams[2], 5) == frame(b"x")
         nursery.cancel_scope.cancel()
+
+
+class Defective(Writer[bytes]):
+    def encode(self, message: bytes) -> bytes:
+        raise ZeroDivisionError
+
+
+class DefectiveLater(Defective):
+    stateful = True
+
+
+@pytest.mark.parametrize("kind", [Defective, DefectiveLater])
+async def test_writer_that_fails_at_a_broadcast_ends_its_own_connection_alone(
+    kind: type[Writer[bytes]], caplog: pytest.LogCaptureFixture
+) -> None:
+    ends: list[tuple[object, str]] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        async for message in connection:
+            if message == b"fail":
+                connection.writer = kind()
+            else:
+                results.append(server.broadcast(message))
+
+    results: list[BroadcastResult] = []
+    server = Server(handle)
+
+    @server.on_disconnect
+    async def note(connection: AnyConnection) -> None:
+        ends.append((connection.close_reason, connection._ending().value))
+
+    async with open_memory_connection(server) as faulty, open_memory_connection(server) as other:
+        await faulty.send(b"fail")
+        await trio.testing.wait_all_tasks_blocked()
+        await other.send(b"hello")
+        assert await other.receive() == b"hello"
+        with pytest.raises(trio.EndOfChannel):
+            await faulty.receive()
+        await other.send(b"again")
+        assert await other.receive() == b"again"
+    (reason, ending), *_ = ends
+    assert isinstance(reason, ZeroDivisionError)
+    assert ending == "failed"
+    assert results == [BroadcastResult(queued=1, skipped=0)] * 2
+    (record,) = caplog.records
+    assert fields_of(record)["event"] == "writer_failed"
+    assert "the writer failed at a broadcast; <Connection" in record.getMessage()
 
 
 @attrs.frozen

@@ -150,6 +150,24 @@ async def test_a_peer_cannot_write_lines_through_a_handler_that_quotes_it(
     assert all(line.startswith("  | ") for line in lines)
 
 
+def test_a_name_that_a_traceback_suggests_is_a_peers_word_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # As from Python 3.12 on, "Did you mean: ..." is in the traceback, and not in str(error).
+    class SuggestingError(Exception):
+        pass
+
+    SuggestingError.__name__ = SuggestingError.__qualname__ = "SuggestingError: did you mean\nX"
+    try:
+        raise SuggestingError
+    except SuggestingError:
+        get_logger("test").exception("failed")
+    (record,) = caplog.records
+    assert record.exc_text is not None
+    lines = record.exc_text.splitlines()
+    assert all(line.startswith("  | ") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [

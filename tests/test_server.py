@@ -78,6 +78,11 @@ async def echo(connection: BytesConnection) -> None:
         await connection.send(message)
 
 
+async def sleep_until_closed(connection: BytesConnection) -> None:
+    async for _ in connection:
+        pass
+
+
 async def sleep_forever(_connection: BytesConnection) -> None:
     await trio.sleep_forever()
 
@@ -1471,6 +1476,40 @@ async def test_subscriptions_outlive_the_first_serve_call_that_a_stop_ends() -> 
     assert len(connections_in(heard)) == 1
 
 
+async def test_subscriptions_end_with_a_serve_call_that_was_begun_while_another_was_stopping() -> (
+    None
+):
+    may_end = trio.Event()
+
+    async def wait(_connection: BytesConnection) -> None:
+        await may_end.wait()
+
+    server = Server(wait)
+    first, second = memory(), memory()
+    async with server.events() as events, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as stopping:
+            stopping.start_soon(server.serve_stream, first[0])
+            await trio.testing.wait_all_tasks_blocked()
+            server.stop(None)
+            server.handler = sleep_until_closed
+            nursery.start_soon(server.serve_stream, second[0])
+            await trio.testing.wait_all_tasks_blocked()
+            may_end.set()
+        assert server.is_running
+        await second[1].aclose()
+        heard = [event async for event in events]
+    assert len(connections_in(heard)) == 2
+    await first[1].aclose()
+    # A new one is a new beginning.
+    async with server.events() as events:
+        third = memory()
+        await third[1].aclose()
+        await server.serve_stream(third[0])
+        assert len(waiting_in(events)) == 2
+        with pytest.raises(trio.WouldBlock):
+            events.receive_nowait()
+
+
 async def test_a_cancelled_server_keeps_its_subscriptions() -> None:
     server = Server(echo)
     async with server.events() as events:
@@ -2076,6 +2115,17 @@ async def test_what_has_arrived_before_the_stop_is_handled_however_busy_the_prog
     assert received == messages
 
 
+async def test_a_tls_stream_that_has_not_shaken_hands_has_the_same_limit_for_that(
+    server_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock
+) -> None:
+    server = Server(echo, handshake_timeout=3)
+    ours, peer = memory()
+    await server.serve_stream(trio.SSLStream(ours, server_context, server_side=True))
+    assert trio.current_time() == pytest.approx(autojump_clock.current_time(), abs=0)
+    assert server.statistics().handshakes_timed_out == 1
+    await peer.aclose()
+
+
 @pytest.mark.parametrize("serve", ["serve_tcp", "serve_unix", "serve_listeners", "serve_stream"])
 async def test_a_wrong_ssl_context_is_refused_before_anything_is_served(
     serve: str, client_context: ssl.SSLContext, tmp_path: Path
@@ -2374,6 +2424,98 @@ async def test_a_broadcast_does_not_wait_for_a_client_whose_queue_is_full(
             assert record.levelno == logging.WARNING
             assert record.exc_info is None
             assert "write_buffer_size and when_full" in record.getMessage()
+
+
+class Defective(Writer[bytes]):
+    def encode(self, message: bytes) -> bytes:
+        raise OopsError
+
+
+class DefectiveLater(Defective):
+    stateful = True
+
+
+@attrs.frozen
+class DefectiveCodec(Codec[bytes, bytes]):
+    def reader(self) -> Reader[bytes]:
+        return LengthPrefixed().reader()
+
+    def writer(self) -> Writer[bytes]:
+        return Defective()
+
+
+def use_defective(connection: BytesConnection) -> None:
+    connection.writer = Defective()
+
+
+def use_defective_later(connection: BytesConnection) -> None:
+    connection.writer = DefectiveLater()
+
+
+def use_defective_codec(connection: BytesConnection) -> None:
+    connection.use(DefectiveCodec())
+
+
+@pytest.mark.parametrize("use", [use_defective, use_defective_later, use_defective_codec])
+async def test_a_broadcast_reaches_the_others_though_one_connections_writer_fails(
+    use: Callable[[BytesConnection], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def become_defective(connection: BytesConnection) -> None:
+        async for _ in connection:
+            use(connection)
+            faulty.append(connection)
+
+    faulty: list[BytesConnection] = []
+    server = Server(become_defective)
+    async with open_memory_connection(server) as one, open_memory_connection(server) as other:
+        await one.send(b"now")
+        await trio.testing.wait_all_tasks_blocked()
+        for count in (1, 2):
+            assert server.broadcast(b"hello") == BroadcastResult(queued=1, skipped=0)
+            assert await other.receive() == b"hello"
+            assert len(server.connections) == 1, count
+        with pytest.raises(trio.EndOfChannel):
+            await one.receive()
+    assert isinstance(faulty[0].close_reason, OopsError)
+    assert only_record(caplog).levelno == logging.ERROR
+
+
+async def test_a_broadcast_that_the_codec_fails_at_is_its_callers_affair(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Server(sleep_until_closed, codec=DefectiveCodec())
+    async with open_memory_connection(server):
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OopsError):
+            server.broadcast(b"hello")
+        assert len(server.connections) == 1
+    assert logged(caplog) == []
+
+
+async def test_a_broadcast_disconnects_nobody_because_our_own_listeners_are_slow() -> None:
+    server = Server(sleep_forever)
+    never = trio.Event()
+
+    @server.message_written.connect
+    async def hang(event: MessageWritten) -> None:
+        await never.wait()
+
+    ours, peer = memory()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        result = BroadcastResult(queued=1, skipped=0)
+        while result.queued:
+            result = server.broadcast(b"", when_full="close")
+        assert result.skipped == 1
+        (connection,) = server.connections
+        await trio.testing.wait_all_tasks_blocked()
+        assert "open" in repr(connection)
+        never.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.broadcast(b"").queued == 1
+        nursery.cancel_scope.cancel()
+    await peer.aclose()
 
 
 async def test_broadcasts_and_sent_messages_keep_the_order_of_the_calls(

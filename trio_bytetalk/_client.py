@@ -43,7 +43,9 @@ def open_connection(
             await connection.send(b"hello")
 
     Args:
-      stream: Any Trio stream: a socket's, TLS, one end of a pair, the pipes of a process.
+      stream: Any Trio stream: a socket's, TLS, one end of a pair, the pipes of a process. With a
+          `trio.SSLStream`, await its ``do_handshake`` before: within `Connection.receive` it would
+          have no limit of time, and to cancel it breaks the connection.
       codec: The protocol to begin with; `LengthPrefixed` by default.
       limits: The settings of `Limits`, each as a keyword argument.
 

@@ -6,8 +6,10 @@ import contextlib
 import enum
 import functools
 import itertools
+import logging
 import math
 import operator
+import signal
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -29,7 +31,7 @@ from ._codec import (
     Writer,
     ahead_reader,
 )
-from ._errors import ProtocolError, in_words, reason_of
+from ._errors import BytetalkError, ProtocolError, in_words, reason_of
 from ._events import (
     EventEmitter,
     MessageHook,
@@ -39,7 +41,7 @@ from ._events import (
     deliver,
 )
 from ._limits import Limits
-from ._log import address_in_words, fields, get_logger
+from ._log import ERROR_SHOWN, address_in_words, fields, get_logger
 from ._timer import Timer
 from ._transport import (
     Frame,
@@ -743,7 +745,8 @@ class Connection(
 
         Raises:
           trio.WouldBlock: more than ``write_buffer_size`` bytes are queued, or other tasks wait
-              for room already. Nothing was queued.
+              for room already, or listeners to `message_written` are thousands of messages behind.
+              Nothing was queued.
         """
         self._transport.check()
         if not self._put_nowait(self._frame(message), message):
@@ -763,6 +766,8 @@ class Connection(
 
     async def send_eof(self) -> None:
         """Half-close: send what is queued, then the end; receiving goes on.
+
+        Cancelled, it is refused to send more, and the end is not sent; to call it again does that.
 
         Raises:
           BytetalkError: the stream cannot do it (TLS cannot, RFC 8446 notwithstanding).
@@ -838,19 +843,30 @@ class Connection(
 
     async def _announce(self, message: SendT) -> None:
         try:
-            await self._on_written.emit(MessageWritten(self, message))
+            # System tasks are protected from Ctrl-C, and a hook is nothing to be protected.
+            emit = trio.lowlevel.disable_ki_protection(self._on_written.emit)
+            await emit(MessageWritten(self, message))
         except* trio.Cancelled:
             raise
+        except* KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)  # once more, for the main task
         except* BaseException as group:  # noqa: BLE001 - no one is here to raise it to
             self._hook_failed(group.exceptions[0] if len(group.exceptions) == 1 else group)
 
     def _hook_failed(self, error: BaseException) -> None:
         extra = self._log_fields("written_hook_failed", error)
-        words = "a message_written hook failed; %r is closed"
-        _logger.error(words, self, exc_info=error, extra=extra)
+        self._fail("a message_written hook failed", error, extra)
+
+    def _writer_failed(self, error: BaseException) -> None:
+        extra = self._log_fields("writer_failed", error)
+        self._fail("the writer failed at a broadcast", error, extra)
+
+    def _fail(self, what: str, error: BaseException, extra: dict[str, Any]) -> None:
+        """Give the connection up, for something of its user's has failed, but not its handler."""
+        _logger.error("%s; %r is closed", what, self, exc_info=error, extra=extra)
         self._reason = self._reason or error
         self._failed = True
-        failure = trio.BrokenResourceError("a message_written hook failed")
+        failure = trio.BrokenResourceError(what)
         failure.__cause__ = error
         self._give_up(failure)
 
@@ -881,6 +897,7 @@ class Connection(
         self._closed = self._special = True
         self._settle()
         transport = self._transport
+        was_healthy = transport.error is None
         transport.refuse(trio.ClosedResourceError("this connection was closed"))
         transport.interrupt()
         try:
@@ -891,7 +908,10 @@ class Connection(
                         await transport.finish()
                 finally:
                     reason = self._natural_reason()  # now, for closing may read on
+                    failure = transport.error
                     await transport.aclose()
+            if was_healthy and transport.queued and self._reason is not CloseReason.CANCELLED:
+                self._tell_of_unsent(failure)
         except trio.Cancelled:
             self._reason = self._reason or CloseReason.CANCELLED
             raise
@@ -904,6 +924,23 @@ class Connection(
                 if self._is_own(emitter):
                     emitter._end()
             closed.set()
+
+    def _tell_of_unsent(self, failure: BaseException | None) -> None:
+        """What was queued has not been sent, and nobody else will hear of it."""
+        unsent = self._transport.queued
+        if failure is None:
+            reason = (
+                f"the peer did not take them in {self._limits.close_timeout} seconds; the setting "
+                "is close_timeout"
+            )
+        else:
+            reason = in_words(failure, ERROR_SHOWN)
+        # A reset is everyday life; a peer that takes nothing is worth a look.
+        is_reset = failure is not None and not isinstance(failure, BytetalkError)
+        level = logging.INFO if is_reset else logging.WARNING
+        extra = self._log_fields("unsent", failure, unsent=unsent)
+        words = "%r is closed with %d bytes unsent: %s"
+        _logger.log(level, words, self, unsent, reason, extra=extra)
 
     async def _wait_for_closing(self, closed: trio.Event, flushing: trio.CancelScope) -> None:
         try:

@@ -31,11 +31,13 @@ class Limits:
 
     Args:
       message_timeout: How long a message may take to arrive once its first bytes have.
-      send_timeout: How long the peer may take no byte of what is queued for it. What it takes is
-          seen byte by byte on a plain socket on Linux; over TLS and other streams, only when it has
-          taken 64 KiB, or all there is.
+      send_timeout: How long the peer may take no byte of what is queued for it. On a plain socket
+          on Linux it has taken what the socket has room for again: TCP makes that room some
+          kilobytes at a time, as the peer acknowledges. Over TLS and other streams, progress is
+          seen only when it has taken 64 KiB, or all there is.
       idle_timeout: How long `Connection.receive` may wait with no byte moving in either direction
-          and no message begun. No limit by default: many protocols are silent for hours.
+          and no message begun. If something was sent meanwhile, it is up to twice as long before
+          the silence is noticed. No limit by default: many protocols are silent for hours.
       handshake_timeout: How long a TLS handshake may take.
       close_timeout: How long `Connection.aclose` may go on sending what is queued.
       write_buffer_size: The high-water mark: `Connection.send` waits while more bytes than this

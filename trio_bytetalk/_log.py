@@ -82,8 +82,10 @@ def _words(error: BaseException) -> Iterator[str]:
         with contextlib.suppress(Exception):  # the traceback says that it failed, and no more
             yield str(one)
             yield from map(str, getattr(one, "__notes__", ()))
-            if isinstance(one, SyntaxError) and one.text is not None:
-                yield one.text.rstrip("\n")
+            if isinstance(one, SyntaxError):
+                yield (one.text or "").rstrip("\n")
+            else:  # where the name that was meant may be, beside all this
+                yield traceback.format_exception_only(one)[0].removesuffix("\n")
         left += one.__cause__, one.__context__
         if isinstance(one, BaseExceptionGroup):
             left += one.exceptions

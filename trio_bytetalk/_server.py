@@ -27,7 +27,7 @@ from ._connection import (
     numbers,
     wrap_tls,
 )
-from ._errors import BytetalkError, in_words
+from ._errors import BytetalkError, EncodeError, in_words
 from ._events import (
     BUFFER_SIZE,
     ClientConnected,
@@ -273,6 +273,7 @@ class Server(Generic[SendT, ReceiveT]):
         self.message_written = EventEmitter()
         self._connections: set[Connection[SendT, ReceiveT]] = set()
         self._runs: set[_Run] = set()
+        self._was_stopped = False  # one of them, or one before them
         self._serving = 0
         self._room = trio.lowlevel.ParkingLot()
         self._ended = _Totals()
@@ -296,8 +297,9 @@ class Server(Generic[SendT, ReceiveT]):
     def on_disconnect(self, hook: _ConnectHookT) -> _ConnectHookT:
         """Decorator: ``async def hook(connection)`` is awaited after a connection has ended.
 
-        It is called exactly once for each connection, also when the server is cancelled; it has
-        ``close_timeout`` seconds then.
+        It is called exactly once for each connection, also when the server has been cancelled; it
+        has ``close_timeout`` seconds then. One that is at work at that moment is cancelled, as all
+        else is.
         """
         self.client_disconnected.connect(ConnectionHook(hook))
         return hook
@@ -408,7 +410,8 @@ class Server(Generic[SendT, ReceiveT]):
         """Serve one connected Trio stream in the current task, until the connection ends.
 
         The stream may be anything: one end of an in-memory pair, the pipes to a subprocess, an
-        inherited socket. It is closed at the end. Whether to serve it is the caller's decision, so
+        inherited socket. It is closed at the end. A `trio.SSLStream` shakes hands first if it has
+        not. Whether to serve it is the caller's decision, so
         ``max_connections`` does not hold it up; it counts among them, though.
         """
         if not isinstance(stream, trio.abc.Stream):
@@ -458,11 +461,15 @@ class Server(Generic[SendT, ReceiveT]):
         Args:
           exclude: A connection, or several, to be left out.
           when_full: What becomes of a connection that has more than ``write_buffer_size`` bytes
-              queued: ``"skip"`` leaves it out, ``"close"`` gives it up with `QueueFullError`.
+              queued: ``"skip"`` leaves it out, ``"close"`` gives it up with `QueueFullError`. One
+              whose listeners to `Connection.message_written` are far behind is left out.
 
         Raises:
           EncodeError: if a codec in use cannot represent the message. Nothing was queued then.
               (A stateful writer encodes only when there is room, so after others have queued.)
+
+        If the server's codec raises something else, so does this. A writer or codec that a
+        connection was given later, or that is stateful, ends that connection then.
 
         Connections whose ``on_connect`` hooks are still at work are left out: their protocol is
         not settled.
@@ -471,19 +478,33 @@ class Server(Generic[SendT, ReceiveT]):
             raise ValueError(f"when_full must be 'skip' or 'close', not {when_full!r}")
         excluded = (exclude,) if isinstance(exclude, Connection) else exclude
         frames: dict[Codec[SendT, ReceiveT], Frame] = {}
-        to_queue = [
-            (connection, connection._frame_for_broadcast(message, frames))
-            for connection in self._connections
-            if connection._settled and not connection._closed and connection not in excluded
-        ]
+        to_queue = []
+        for connection in self._connections:
+            if connection._settled and not connection._closed and connection not in excluded:
+                try:
+                    frame = connection._frame_for_broadcast(message, frames)
+                except EncodeError:
+                    raise
+                except Exception as error:
+                    if connection._codec == self.codec:
+                        raise  # it is the others', too, so the message is to blame
+                    connection._writer_failed(error)
+                else:
+                    to_queue.append((connection, frame))
         queued = skipped = 0
-        for connection, pieces in to_queue:
-            outcome = connection._queue_broadcast(pieces, message)
+        for connection, frame in to_queue:
+            try:
+                outcome = connection._queue_broadcast(frame, message)
+            except EncodeError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is logged, and ends that connection
+                connection._writer_failed(error)
+                continue
             if outcome is True:
                 queued += 1
             elif outcome is False:
                 skipped += 1
-                if when_full == "close":
+                if when_full == "close" and connection._transport.is_full:
                     connection._give_up(
                         QueueFullError(
                             "the connection had no room for a broadcast; "
@@ -564,7 +585,9 @@ class Server(Generic[SendT, ReceiveT]):
             yield run
         finally:
             self._runs.remove(run)
-            if run.stopping and not self._runs:
+            self._was_stopped |= run.stopping
+            if self._was_stopped and not self._runs:
+                self._was_stopped = False
                 for emitter in self._emitters:
                     emitter._end_subscriptions()
 
@@ -688,10 +711,12 @@ class Server(Generic[SendT, ReceiveT]):
         connection: Connection[SendT, ReceiveT] | None = None
         try:
             if ssl_context is not None:
-                secure = await self._secure(stream, ssl_context, number, address)
-                if secure is None:
-                    return
-                stream = secure
+                stream = wrap_tls(stream, ssl_context, server_side=True)
+            # One that was given may be new, too.
+            if isinstance(stream, trio.SSLStream) and not await self._shake_hands(
+                stream, number, address
+            ):
+                return
             try:
                 known = number, address
                 connection = Connection(stream, self.codec, self.limits, self, known)
@@ -718,11 +743,8 @@ class Server(Generic[SendT, ReceiveT]):
             # All of them: the first in the row may have no one to accept, and another listener may.
             self._room.unpark_all()
 
-    async def _secure(
-        self, stream: trio.abc.Stream, ssl_context: ssl.SSLContext, number: int, address: Any
-    ) -> trio.abc.Stream | None:
-        """Do the TLS handshake; None if it failed, which is logged."""
-        secure = wrap_tls(stream, ssl_context, server_side=True)
+    async def _shake_hands(self, secure: trio.SSLStream[Any], number: int, address: Any) -> bool:
+        """Do the TLS handshake; False if it failed, which is logged."""
         self._handshakes += 1
         try:
             await handshake(secure, self.limits)
@@ -737,14 +759,14 @@ class Server(Generic[SendT, ReceiveT]):
             said = number, remote or _UNNAMED, in_words(error, ERROR_SHOWN)
             _logger.warning(words, *said, exc_info=traceback, extra=extra)
             await close_forcefully(secure, number)
-            return None
+            return False
         except BaseException:
             with trio.CancelScope(shield=True):
                 await close_forcefully(secure, number)
             raise
         finally:
             self._handshakes -= 1
-        return secure
+        return True
 
     async def _handle(self, run: _Run, connection: Connection[SendT, ReceiveT]) -> None:
         """From the first event to the closed stream."""
