@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import select
 import signal
 import ssl
 import sys
@@ -230,6 +231,23 @@ async def test_standard_streams_that_are_closed(
     assert connect._reader(None)() == b""
     connect._writer(None)(b"to nobody")
     assert not connect._is_terminal(None)
+
+
+def test_an_input_that_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    system_select: Callable[..., object] = select.select
+
+    def write_and_select(*descriptors: object) -> object:
+        os.write(writing, b"hello")
+        return system_select(*descriptors)
+
+    monkeypatch.setattr(select, "select", write_and_select)
+    with os.fdopen(reading) as stream:
+        read = connect._reader(stream)
+        assert read() == b"hello"
+        os.close(writing)
+        assert read() == b""
 
 
 # -- at a terminal

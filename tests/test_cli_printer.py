@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import threading
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 
 from trio_bytetalk._cli import printer as module
-from trio_bytetalk._cli.printer import Printer, writing_to
+from trio_bytetalk._cli.printer import Printer, write_all, writing_to
 
 
 @attrs.define
@@ -167,6 +168,25 @@ async def test_an_output_that_fails_ends_it() -> None:
     printer.put("y")
     printer.drop()
     assert printer.dropped == 3
+
+
+def test_a_descriptor_that_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    data = os.urandom(300_000)
+    received = b""
+    system_select: Callable[..., object] = select.select
+
+    def read_and_select(*descriptors: object) -> object:
+        nonlocal received
+        received += os.read(reading, 100_000)
+        return system_select(*descriptors)
+
+    monkeypatch.setattr(select, "select", read_and_select)
+    write_all(writing, data)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as rest:
+        assert received + rest.read() == data
 
 
 async def test_what_was_put_while_an_output_failed_is_counted_too() -> None:

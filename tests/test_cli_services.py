@@ -116,6 +116,7 @@ async def test_who_has_a_name_is_called_that() -> None:
             await ann.send(f"/name {wrong}")
             assert await ann.receive() == "* a name is one word of at most 20 letters"
         await ann.send("/name ann")
+        assert await ann.receive() == "* you are ann now"
         assert await bob.receive() == "* unix#1 is ann now"
         await bob.send("/name ann")
         assert await bob.receive() == "* ann is taken"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -218,7 +219,15 @@ def _reader(stream: TextIO | None) -> Callable[[], bytes]:
     if stream is None:  # it was closed before the program began
         return bytes
     descriptor = stream.fileno()
-    return lambda: os.read(descriptor, READ_SIZE)
+
+    def read() -> bytes:
+        while True:
+            try:
+                return os.read(descriptor, READ_SIZE)
+            except BlockingIOError:  # someone who shares it wants it so
+                select.select([descriptor], [], [])
+
+    return read
 
 
 def _writer(stream: TextIO | None) -> Callable[[bytes], None]:

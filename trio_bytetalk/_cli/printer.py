@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from typing import Final, TextIO
 
@@ -124,4 +125,7 @@ def write_all(descriptor: int, data: bytes) -> None:
     """Write, and wait for as long as that takes."""
     left = memoryview(data)
     while left:
-        left = left[os.write(descriptor, left) :]
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:  # someone who shares it wants it so
+            select.select([], [descriptor], [])

@@ -80,6 +80,7 @@ class Chat:
             else:
                 self._tell(f"{peer.name} is {name} now", connection)
                 peer.name = name
+                await self._answer(connection, f"you are {name} now")
 
     async def _leaves(self, connection: Connection[Any, Any]) -> None:
         # When the server stops, all leave, and nobody would be there to whom it is news.
