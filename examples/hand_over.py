@@ -26,14 +26,14 @@ OLD = "HAND_OVER_OLD"  # the number of the process that it takes over from
 
 
 def start_successor(listeners: list[trio.SocketListener]) -> int:
-    """Start this program anew, with the listening sockets; the number of the new process."""
+    """Start this program anew, with the listening sockets; return its process number."""
     descriptors = [listener.socket.fileno() for listener in listeners]
     variables = {SOCKETS: " ".join(map(str, descriptors)), OLD: str(os.getpid())}
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
-    # Not by subprocess, which takes a child that outlives its parent for a mistake.
+    # Not by subprocess, to which a child that outlives its parent is a mistake.
     command = [sys.executable, *sys.orig_argv[1:]]
-    successor = os.posix_spawn(sys.executable, command, os.environ | variables)
+    successor = os.posix_spawn(command[0], command, os.environ | variables)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     return successor
