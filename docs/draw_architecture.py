@@ -37,14 +37,14 @@ class Floor:
 
 
 def floors() -> list[Floor]:
-    """The floors of the page's table, from the lowest to the highest."""
+    """The floors of the page's table, which has them from the top down, from the lowest up."""
     text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(
         r"^   \* - (.+)\n     - (?:.|\n)+?\n     - ((?:.|\n)+?)\n(?=   \* -|\n)", text, re.MULTILINE
     )
     return [
         Floor(name, tuple(re.findall(r"``([\w/]+(?:\.py)?)``", files)))
-        for name, files in rows
+        for name, files in reversed(rows)
         if name != "floor"
     ]
 
