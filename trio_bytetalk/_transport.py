@@ -632,16 +632,11 @@ class StreamTransport(Transport):
 
     _read_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
     _received: bytes | bytearray | None = attrs.field(default=None, init=False)
-    _reading: bool = attrs.field(default=False, init=False)
     _resting: bool = attrs.field(default=False, init=False)  # in take_rest()
-    _closing: trio.Event | None = attrs.field(default=None, init=False)  # set if no one is reading
+    _closing: trio.Event | None = attrs.field(default=None, init=False)  # set after take_rest()
 
     async def ready(self) -> None:
-        self._reading = True
-        try:
-            await self._read(self.stream)
-        finally:
-            self._leave_off()
+        await self._read(self.stream)
 
     async def _read(self, stream: trio.abc.Stream | _Arrived) -> None:
         self.flush_now()
@@ -661,7 +656,7 @@ class StreamTransport(Transport):
     async def take_rest(
         self, feed: Callable[[bytes | bytearray], None]
     ) -> bytes | bytearray | None:
-        self._reading = self._resting = True
+        self._resting = True
         try:
             await trio.lowlevel.checkpoint()
             tls: trio.SSLStream[Any] | None = None
@@ -679,7 +674,9 @@ class StreamTransport(Transport):
             finally:
                 tls.transport_stream = bottom
         finally:
-            self._leave_off()
+            self._resting = False
+            if self._closing is not None:
+                self._closing.set()
 
     async def _take_all(
         self, stream: trio.abc.Stream | _Arrived, feed: Callable[[bytes | bytearray], None]
@@ -730,11 +727,6 @@ class StreamTransport(Transport):
             raise failure
         return data
 
-    def _leave_off(self) -> None:
-        self._reading = self._resting = False
-        if self._closing is not None:
-            self._closing.set()
-
     def interrupt(self) -> None:
         # What take_rest() has not been through yet would be lost; it ends soon, and by itself.
         if self._read_scope is not None and not (self._resting and self.error is None):
@@ -756,8 +748,8 @@ class StreamTransport(Transport):
         self._end()
         try:
             try:
-                if self._reading:  # and then TLS could not say its closing word
-                    self.interrupt()
+                self.interrupt()
+                if self._resting:  # and then TLS could not say its closing word
                     await self._closing.wait()
             finally:
                 if healthy:
