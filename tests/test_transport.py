@@ -1813,12 +1813,65 @@ async def test_a_stream_that_breaks_while_a_stopped_server_receives_the_rest() -
         received.append(await connection.receive())
         with pytest.raises(trio.BrokenResourceError, match=r"the connection broke: .*reset"):
             await connection.receive()
+        received.append(b"and then it broke")
 
     server = Server(handle)
     ours, peer = memory()
     await peer.send_all(frames([b"whole", b"cut"]))
     await server.serve_stream(FaultyStream(ours, receiving=[Cut(9), Reset(12)]))
-    assert received == [b"whole"]
+    assert received == [b"whole", b"and then it broke"]
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_receiving_nothing_from_a_stopped_server_is_a_checkpoint(
+    secure: bool, tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
+    ours, theirs = unix()
+    done = False
+    stream: trio.abc.Stream = ours
+    if secure:
+        stream = trio.SSLStream(ours, tls.server, server_side=True)
+        peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+
+    async def handle(connection: AnyConnection) -> None:
+        nonlocal done
+        server.stop(None)
+        with trio.testing.assert_checkpoints(), contextlib.suppress(trio.EndOfChannel):
+            await connection.receive()
+        done = True
+
+    server = Server(handle)
+    async with trio.open_nursery() as nursery:
+        if secure:
+            nursery.start_soon(peer.do_handshake)
+        await server.serve_stream(stream)
+    assert done
+    await theirs.aclose()
+
+
+async def test_the_socket_is_closed_behind_a_stopped_server_that_receives_the_rest(
+    tls: Tls,
+) -> None:
+    ours, theirs = tcp()
+    stream = trio.SSLStream(ours, tls.server, server_side=True)
+    peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+    errors: list[Exception] = []
+
+    async def handle(connection: AnyConnection) -> None:
+        server.stop(None)
+        ours.socket.close()
+        try:
+            await connection.receive()
+        except trio.ClosedResourceError as error:
+            errors.append(error)
+
+    server = Server(handle)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.do_handshake)
+        await server.serve_stream(stream)
+    assert len(errors) == 1
+    await theirs.aclose()
 
 
 @pytest.mark.parametrize("secure", [False, True])
