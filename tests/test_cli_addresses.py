@@ -325,7 +325,9 @@ def test_hosts_to_listen_on(text: str, host: str) -> None:
     ],
 )
 def test_what_is_no_host(text: str) -> None:
-    with pytest.raises(ValueError, match="a host is a name or an address, without the port, not '"):
+    with pytest.raises(
+        ValueError, match="a host is a name or an address, not '.*; the port is for"
+    ):
         parse_host(text)
 
 

@@ -374,7 +374,7 @@ def test_a_unix_socket_is_instead_of_a_port(given: list[Any]) -> None:
         ),
         (("echo", "--idle-timeout", "nan"), "or 'none', were expected, not 'nan'"),
         (("echo", "--idle-timeout", "soon"), "or 'none', were expected, not 'soon'"),
-        (("echo", "--host", "127.0.0.1:7102"), "without the port, not '127.0.0.1:7102'"),
+        (("echo", "--host", "127.0.0.1:7102"), "not '127.0.0.1:7102'; the port is for --port"),
         (("echo", "--max-connections", "0"), "0 is not in the range x>=1"),
         (("echo", "--codec", "line"), "there is no codec 'line' (did you mean 'lines'?)"),
         (("echo", "--tls-key", __file__), "--tls-key is of use with --tls-cert FILE only"),

@@ -100,7 +100,7 @@ def parse_host(text: str) -> str:
     host = text.removeprefix("[").removesuffix("]")
     if _is_ipv6(host) or (host == text and _HOST.fullmatch(text) and text.isprintable()):
         return host
-    raise ValueError(f"a host is a name or an address, without the port, not {text!r}")
+    raise ValueError(f"a host is a name or an address, not {text!r}; the port is for --port")
 
 
 def for_clients(address: Any) -> Any:
