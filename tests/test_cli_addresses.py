@@ -326,7 +326,7 @@ def test_hosts_to_listen_on(text: str, host: str) -> None:
 )
 def test_what_is_no_host(text: str) -> None:
     with pytest.raises(
-        ValueError, match="a host is a name or an address, not '.*; the port is for"
+        ValueError, match=r"^a host is a name or an address, not '.*; the port is f"
     ):
         parse_host(text)
 

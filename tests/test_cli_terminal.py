@@ -175,6 +175,22 @@ async def test_lines_are_printed_before_while_and_after_it_runs(
     assert screen.printed == ["bef", "ore", "while", "after"]
 
 
+async def test_the_prompt_makes_room_for_what_is_printed_and_comes_back(
+    keys: PipeInput, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal("> ", number)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(terminal.run)
+        keys.send_text("12")
+        await screen.shows("12")
+        screen.writes.clear()
+        monkeypatch.setattr(screen, "erase_down", lambda: screen.writes.append("(erased)"))
+        await terminal.write(("", "while"))
+        await screen.shows("12")
+        assert "".join(screen.writes).startswith("(erased)while\r\n(erased)> 12")
+        keys.send_text(f"{CTRL_U}{CTRL_D}")
+
+
 async def test_nothing_that_is_written_can_move_the_cursor(keys: PipeInput, screen: Screen) -> None:
     terminal = Terminal("> ", number)
     await terminal.write(("", "a\rb"))
