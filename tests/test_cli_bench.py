@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,6 +34,9 @@ from trio_bytetalk._cli.screen import Screen
 # What rich writes to have the terminal's other screen, and no cursor, and to give it back.
 TAKEN = "\x1b[?1049h\x1b[H\x1b[?25l"
 GIVEN_BACK = "\x1b[?25h\x1b[?1049l"
+
+# In seconds; only a failure takes so long.
+PATIENCE = 60
 
 QUICK = ("--duration", "0.05", "--warmup", "0", "--connections", "2")
 
@@ -437,6 +441,7 @@ async def test_put_into_the_background_it_draws_no_more_until_it_comes_back(
     file = terminal.file
     assert isinstance(file, io.StringIO)
     monkeypatch.setattr(os, "kill", lambda *_: None)
+    before = signal.signal(signal.SIGTSTP, lambda *_: None)  # for it would stop the tests
     seen = []
 
     async def use_the_shell() -> None:
@@ -451,6 +456,7 @@ async def test_put_into_the_background_it_draws_no_more_until_it_comes_back(
 
     nursery.start_soon(use_the_shell)
     await measured(nursery, 0.1, terminal)
+    signal.signal(signal.SIGTSTP, before)
     first, second = seen
     assert first.endswith(GIVEN_BACK)
     assert second == first
@@ -493,12 +499,24 @@ def read_until(descriptor: int, mark: str) -> str:
     """What comes on a descriptor, up to this mark, or to the end."""
     text = ""
     while mark not in text:
+        readable, _, _ = select.select([descriptor], [], [], PATIENCE)
+        assert readable, f"{mark!r} does not come, but {text!r}"
         try:
             data = os.read(descriptor, 4096)
         except OSError:  # of a terminal that nobody has open any more
             break
         text += data.decode(errors="replace")
     return text
+
+
+@contextlib.contextmanager
+def killing(process: subprocess.Popen[str]) -> Iterator[None]:
+    """No test leaves it behind, even if it is stopped."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def test_ctrl_z_and_ctrl_c_on_a_real_terminal(address: str) -> None:
@@ -512,7 +530,7 @@ def test_ctrl_z_and_ctrl_c_on_a_real_terminal(address: str) -> None:
         env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
     )
     os.close(theirs)
-    with process, os.fdopen(ours, "rb", 0):
+    with killing(process), os.fdopen(ours, "rb", 0):
         assert "measuring" in read_until(ours, "measuring")
         process.send_signal(signal.SIGTSTP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
