@@ -128,12 +128,28 @@ async def test_the_warm_up_does_not_count(nursery: trio.Nursery, autojump_clock:
 
 
 async def test_without_a_warm_up_the_first_bytes_count(
-    nursery: trio.Nursery, autojump_clock: Clock
+    nursery: trio.Nursery, mock_clock: Clock
 ) -> None:
-    async def never(connection: Connection[bytes, bytes]) -> None:
-        await trio.sleep_forever()
+    """Over sockets, which have them at once."""
 
-    result = await Load(plan(connections=2, window=100), opener(nursery, never)).run()
+    @contextlib.asynccontextmanager
+    async def open_one() -> AsyncIterator[Connection[Any, Any]]:
+        ours, theirs = trio.socket.socketpair()
+        with theirs:
+            async with open_connection(trio.SocketStream(ours)) as connection:
+                yield connection
+
+    results = []
+
+    async def run() -> None:
+        results.append(await Load(plan(connections=2, window=100), open_one).run())
+
+    nursery.start_soon(run)
+    for _ in range(2):  # until it is over, and then until no reply is waited for any more
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(10)
+    await trio.testing.wait_all_tasks_blocked()
+    (result,) = results
     assert result.lost == 200
     assert result.bytes_sent == 200 * 8
 
