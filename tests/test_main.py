@@ -76,6 +76,8 @@ def test_without_the_extra_one_line_says_how_to_have_it(
     for name in list(sys.modules):
         if name.startswith("trio_bytetalk._cli"):
             monkeypatch.delitem(sys.modules, name)
+    # An import also puts the new module here, where the next tests would find it.
+    monkeypatch.setattr(trio_bytetalk, "_cli", trio_bytetalk._cli)
     monkeypatch.setitem(sys.modules, "click", None)
     with pytest.raises(SystemExit) as caught:
         trio_bytetalk.__main__.main()
