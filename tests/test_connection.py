@@ -1003,6 +1003,82 @@ def test_an_interrupt_in_a_hook_of_a_written_message_ends_the_program() -> None:
         trio.run(main)
 
 
+async def test_an_interrupt_that_a_handler_of_the_users_raises_ends_the_connection_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def hook(event: MessageWritten) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        async with open_connection(memory()[0]) as connection:
+            connection.message_written.connect(hook)
+            await connection.send(b"x")
+            with pytest.raises(trio.BrokenResourceError):
+                await connection.receive()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert fields_of(caplog.records[0])["event"] == "written_hook_failed"
+
+
+async def test_failing_hook_of_written_messages_is_told_of_once(
+    pair: Pair, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, peer = pair
+    connection = connect(ours)
+    go_on = trio.Event()
+
+    async def hook(event: MessageWritten) -> None:
+        await go_on.wait()
+        raise ZeroDivisionError
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_to_end, peer)
+        for _ in range(5):
+            await connection.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        with pytest.raises(trio.BrokenResourceError):
+            await connection.receive()
+        await connection.aclose()
+    await peer.aclose()
+    assert len(caplog.records) == 1
+
+
+async def test_who_has_heard_of_it_or_failed_in_closing_is_not_told_of_what_was_not_sent(
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """In closing, a hook fails; the next one, another task's cancelled closing cuts it short."""
+    ours, peer = tight_unix()
+    connection = connect(ours, close_timeout=50)
+
+    async def hook(event: MessageWritten) -> None:
+        raise ZeroDivisionError
+
+    connection.message_written.connect(hook)
+    connection.send_nowait(b"")
+    connection.send_nowait(bytes(300_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_exactly, peer, 4)
+        await connection.aclose()
+    await peer.aclose()
+    assert [fields_of(record)["event"] for record in caplog.records] == ["written_hook_failed"]
+    caplog.clear()
+
+    ours, peer = tight_unix()
+    connection = connect(ours, close_timeout=50)
+    connection.send_nowait(bytes(300_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        with trio.move_on_after(1):
+            await connection.aclose()
+    await peer.aclose()
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("why", ["close_timeout", "send_timeout"])
 async def test_what_was_not_sent_when_it_is_closed_is_logged(
     why: str,
@@ -1680,6 +1756,20 @@ async def test_broadcast_leaves_out_who_is_broken() -> None:
         assert (result.queued, result.skipped) == (0, 0)
         nursery.cancel_scope.cancel()
     await right.aclose()
+
+
+async def test_broadcast_leaves_out_who_is_found_to_be_broken() -> None:
+    server = Server(until_closed, write_buffer_size=1000)
+    left, right = unix()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, left)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = server.connections
+        connection.message_written.subscribe()
+        await right.aclose()
+        results = [server.broadcast(bytes(2000)) for _ in range(2)]
+        assert [result.queued for result in results] == [1, 0]
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("make", [memory, unix])

@@ -58,6 +58,7 @@ def test_exception_that_goes_to_another_process_comes_out_as_it_was(kind: type[E
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (OSError(5, b"a stream's own idea"), 'b"a stream\'s own idea"'),
         (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
         (OSError(2, "No such file", "x"), "[Errno 2] No such file: 'x'"),
         (OSError("no number"), "no number"),

@@ -150,6 +150,56 @@ async def test_a_peer_cannot_write_lines_through_a_handler_that_quotes_it(
     assert all(line.startswith("  | ") for line in lines)
 
 
+def test_the_notes_of_an_error_that_cannot_be_shown_are_looked_at_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise ValueError
+
+    error = UnspeakableError()
+    error.__notes__ = [Unspeakable(), "one\ntwo"]  # type: ignore[list-item]  # wrong on purpose
+    get_logger("test").error("failed", exc_info=error)
+    (record,) = caplog.records
+    assert record.exc_text is not None
+    assert "one" in record.exc_text
+    assert all(line.startswith("  | ") for line in record.exc_text.splitlines())
+
+
+@pytest.mark.parametrize("notes", ["one\ntwo", ["one", "two\nthree"]])
+def test_notes_of_several_lines_have_a_margin(
+    notes: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ValueError()
+    error.__notes__ = notes  # type: ignore[assignment]  # a program may put anything there
+    get_logger("test").error("failed", exc_info=error)
+    (record,) = caplog.records
+    assert record.exc_text is not None
+    assert all(line.startswith("  | ") for line in record.exc_text.splitlines())
+
+
+def test_a_long_chain_of_errors_is_looked_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    looked_at = 0
+
+    class ChainedError(Exception):
+        def __str__(self) -> str:
+            nonlocal looked_at
+            looked_at += 1
+            return "a link"
+
+    error: Exception | None = None
+    for _ in range(200):
+        link = ChainedError()
+        link.__cause__ = error
+        error = link
+    get_logger("test").error("failed", exc_info=error)
+    assert looked_at < 1000
+
+
 def test_a_name_that_a_traceback_suggests_is_a_peers_word_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

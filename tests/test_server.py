@@ -1476,6 +1476,47 @@ async def test_subscriptions_outlive_the_first_serve_call_that_a_stop_ends() -> 
     assert len(connections_in(heard)) == 1
 
 
+async def test_what_is_not_sent_when_the_time_of_the_stop_is_over_is_logged(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def send_and_go(connection: BytesConnection) -> None:
+        await connection.send(bytes(100_000))
+
+    server = Server(send_and_go, close_timeout=50)
+    ours, peer = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        server.stop(2)
+    await peer.aclose()
+    record = only_record(caplog)
+    assert record.levelno == logging.WARNING
+    assert "is closed with 100004 bytes unsent: the time of Server.stop was over" in (
+        record.getMessage()
+    )
+
+
+@pytest.mark.parametrize("reset_by", ["send_timeout", "peer"])
+async def test_what_was_not_sent_before_the_handler_returned_without_knowing_is_logged(
+    reset_by: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def send_and_sleep(connection: BytesConnection) -> None:
+        await connection.send(bytes(1_000_000))
+        await trio.sleep(10)
+
+    server = Server(send_and_sleep, send_timeout=2)
+    ours, peer = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        if reset_by == "peer":
+            await peer.aclose()
+    await peer.aclose()
+    record = only_record(caplog)
+    assert record.levelno == (logging.INFO if reset_by == "peer" else logging.WARNING)
+    assert "is closed with 1000004 bytes unsent: " in record.getMessage()
+
+
 async def test_subscriptions_end_with_a_serve_call_that_was_begun_while_another_was_stopping() -> (
     None
 ):
@@ -2456,6 +2497,12 @@ def use_defective_codec(connection: BytesConnection) -> None:
     connection.use(DefectiveCodec())
 
 
+@attrs.frozen
+class StatefulDefectiveCodec(DefectiveCodec):
+    def writer(self) -> Writer[bytes]:
+        return DefectiveLater()
+
+
 @pytest.mark.parametrize("use", [use_defective, use_defective_later, use_defective_codec])
 async def test_a_broadcast_reaches_the_others_though_one_connections_writer_fails(
     use: Callable[[BytesConnection], None], caplog: pytest.LogCaptureFixture
@@ -2464,26 +2511,29 @@ async def test_a_broadcast_reaches_the_others_though_one_connections_writer_fail
         async for _ in connection:
             use(connection)
             faulty.append(connection)
+            await noticing.wait()
 
     faulty: list[BytesConnection] = []
+    noticing = trio.Event()
     server = Server(become_defective)
     async with open_memory_connection(server) as one, open_memory_connection(server) as other:
         await one.send(b"now")
         await trio.testing.wait_all_tasks_blocked()
-        for count in (1, 2):
+        for _ in range(2):
             assert server.broadcast(b"hello") == BroadcastResult(queued=1, skipped=0)
             assert await other.receive() == b"hello"
-            assert len(server.connections) == 1, count
+        noticing.set()
         with pytest.raises(trio.EndOfChannel):
             await one.receive()
     assert isinstance(faulty[0].close_reason, OopsError)
     assert only_record(caplog).levelno == logging.ERROR
 
 
+@pytest.mark.parametrize("codec", [DefectiveCodec(), StatefulDefectiveCodec()])
 async def test_a_broadcast_that_the_codec_fails_at_is_its_callers_affair(
-    caplog: pytest.LogCaptureFixture,
+    codec: Codec[bytes, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = Server(sleep_until_closed, codec=DefectiveCodec())
+    server = Server(sleep_until_closed, codec=codec)
     async with open_memory_connection(server):
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(OopsError):
@@ -2575,10 +2625,13 @@ async def test_a_broadcast_leaves_out_connections_that_are_closing_or_not_ready(
         assert await comes.receive() == b"more"
 
 
+@pytest.mark.parametrize("listening", [False, True])
 async def test_broadcasts_to_a_client_that_has_gone_unnoticed_reach_the_others(
-    nursery: trio.Nursery, tmp_path: Path
+    nursery: trio.Nursery, tmp_path: Path, listening: bool
 ) -> None:
     server = Server(silent, write_buffer_size=1000)
+    if listening:
+        server.message_written.subscribe()
     await nursery.start(server.serve_unix, tmp_path / "s")
     async with open_unix_connection(tmp_path / "s") as one:
         gone = await trio.open_unix_socket(tmp_path / "s")

@@ -463,6 +463,7 @@ class Connection(
                     message = self._reader.decode_eof(buffer)
                 if message is NEED_DATA:
                     self._at_end = True
+                    transport.is_told |= self._end is transport.error
                     raise again(self._end)
         except ProtocolError as error:
             self._note(error)
@@ -836,7 +837,7 @@ class Connection(
             if not self._put_nowait(frame, message):
                 return False
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None  # as it was already, or as was found out just now
+            return None  # as was found out just now
         transport.defer()
         return True
 
@@ -847,13 +848,14 @@ class Connection(
 
     async def _announce(self, message: SendT) -> None:
         try:
-            # System tasks are protected from Ctrl-C, and a hook is nothing to be protected.
-            emit = trio.lowlevel.disable_ki_protection(self._on_written.emit)
-            await emit(MessageWritten(self, message))
+            await self._on_written.emit(MessageWritten(self, message))
         except* trio.Cancelled:
             raise
-        except* KeyboardInterrupt:
-            signal.raise_signal(signal.SIGINT)  # once more, for the main task
+        except* KeyboardInterrupt as group:
+            try:
+                signal.raise_signal(signal.SIGINT)  # once more, for the main task
+            except KeyboardInterrupt:  # by a handler of the user's, and this task must not raise
+                self._hook_failed(group)
         except* BaseException as group:  # noqa: BLE001 - no one is here to raise it to
             self._hook_failed(group.exceptions[0] if len(group.exceptions) == 1 else group)
 
@@ -868,6 +870,8 @@ class Connection(
     def _fail(self, what: str, error: BaseException, extra: dict[str, Any]) -> None:
         """Give the connection up, for something of its user's has failed, but not its handler."""
         _logger.error("%s; %r is closed", what, self, exc_info=error, extra=extra)
+        self._transport.is_told = True
+        self._transport.announce_no_more()
         self._reason = self._reason or error
         self._failed = True
         failure = trio.BrokenResourceError(what)
@@ -901,7 +905,7 @@ class Connection(
         self._closed = self._special = True
         self._settle()
         transport = self._transport
-        was_healthy = transport.error is None
+        was_told = transport.is_told
         transport.refuse(trio.ClosedResourceError("this connection was closed"))
         transport.interrupt()
         try:
@@ -914,8 +918,14 @@ class Connection(
                     reason = self._natural_reason()  # now, for closing may read on
                     failure = transport.error
                     await transport.aclose()
-            if was_healthy and transport.queued and self._reason is not CloseReason.CANCELLED:
-                self._tell_of_unsent(failure)
+            if transport.queued and not was_told and not self._failed:
+                if failure is not None:
+                    self._tell_of_unsent(in_words(failure, ERROR_SHOWN), failure)
+                elif trio.current_time() >= flushing.deadline:  # or another task has cut it short
+                    self._tell_of_unsent(
+                        f"the peer did not take them in {self._limits.close_timeout} seconds; the "
+                        "setting is close_timeout"
+                    )
         except trio.Cancelled:
             self._reason = self._reason or CloseReason.CANCELLED
             raise
@@ -929,16 +939,9 @@ class Connection(
                     emitter._end()
             closed.set()
 
-    def _tell_of_unsent(self, failure: BaseException | None) -> None:
+    def _tell_of_unsent(self, reason: str, failure: BaseException | None = None) -> None:
         """What was queued has not been sent, and nobody else will hear of it."""
         unsent = self._transport.queued
-        if failure is None:
-            reason = (
-                f"the peer did not take them in {self._limits.close_timeout} seconds; the setting "
-                "is close_timeout"
-            )
-        else:
-            reason = in_words(failure, ERROR_SHOWN)
         # A reset is everyday life; a peer that takes nothing is worth a look.
         is_reset = failure is not None and not isinstance(failure, BytetalkError)
         level = logging.INFO if is_reset else logging.WARNING

@@ -34,7 +34,7 @@ def reason_of(error: BaseException) -> str:
     A system's has no number there, and one of the ssl module's no line of that module.
     """
     if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return error.strerror.partition(" (_ssl.c:")[0]
+        return str(error.strerror).partition(" (_ssl.c:")[0]
     return str(error) or repr(error)
 
 

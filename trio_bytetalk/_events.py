@@ -400,6 +400,8 @@ class EventEmitter(Generic[E]):
             for listener in self._listeners
         )
 
+    # System tasks, which emit MessageWritten, are protected from Ctrl-C; hooks must not be.
+    @trio.lowlevel.disable_ki_protection
     async def emit(self, event: E) -> None:
         """Tell every listener, one after the other.
 

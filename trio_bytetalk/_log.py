@@ -72,20 +72,14 @@ def _printable(line: str) -> str:
 
 def _words(error: BaseException) -> Iterator[str]:
     """What a traceback says of ``error`` and of all that led to it, apart from code."""
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
+    left = [traceback.TracebackException.from_exception(error, lookup_lines=False)]
     while left:
         one = left.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        with contextlib.suppress(Exception):  # the traceback says that it failed, and no more
-            yield str(one)
-            yield from map(str, getattr(one, "__notes__", ()))
-            if isinstance(one, SyntaxError):
-                yield (one.text or "").rstrip("\n")
-            else:  # where the name that was meant may be, beside all this
-                yield traceback.format_exception_only(one)[0].removesuffix("\n")
-        left += one.__cause__, one.__context__
-        if isinstance(one, BaseExceptionGroup):
-            left += one.exceptions
+        for text in one.format_exception_only():
+            yield text.removesuffix("\n")
+        # Of a note's several lines, each is a text of its own there.
+        notes = getattr(one, "__notes__", None) or ()
+        for note in (notes,) if isinstance(notes, str) else notes:
+            with contextlib.suppress(Exception):  # the traceback says that it failed, and no more
+                yield str(note)
+        left += filter(None, (one.__cause__, one.__context__, *(one.exceptions or ())))

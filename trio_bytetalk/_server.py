@@ -148,7 +148,7 @@ class BroadcastResult:
     queued: int
     """For how many connections the message was queued."""
     skipped: int
-    """How many were left out, or disconnected, because their queue was full."""
+    """How many were left out, or disconnected, because there was no room for it."""
 
 
 @attrs.define(eq=False)
@@ -318,8 +318,8 @@ class Server(Generic[SendT, ReceiveT]):
     ) -> Subscription[Event]:
         """Subscribe to all four emitters at once; one stream, in order.
 
-        It ends when `stop` has been carried out. A server that was cancelled may serve again, so
-        there it does not.
+        It ends when `stop` has been carried out, with the last ``serve_`` call that was at work
+        meanwhile. A server that was cancelled may serve again, so there it does not.
 
         The arguments are those of `EventEmitter.subscribe`.
         """
@@ -470,7 +470,7 @@ class Server(Generic[SendT, ReceiveT]):
               (A stateful writer encodes only when there is room, so after others have queued.)
 
         If the server's codec raises something else, so does this. A writer or codec that a
-        connection was given later, or that is stateful, ends that connection then.
+        connection was given later ends that connection then.
 
         Connections whose ``on_connect`` hooks are still at work are left out: their protocol is
         not settled.
@@ -481,7 +481,11 @@ class Server(Generic[SendT, ReceiveT]):
         frames: dict[Codec[SendT, ReceiveT], Frame] = {}
         to_queue = []
         for connection in self._connections:
-            if connection._settled and not connection._closed and connection not in excluded:
+            if (
+                connection._settled
+                and connection._transport.refusal is None
+                and connection not in excluded
+            ):
                 try:
                     frame = connection._frame_for_broadcast(message, frames)
                 except EncodeError:
@@ -500,7 +504,9 @@ class Server(Generic[SendT, ReceiveT]):
                     outcome = connection._queue_broadcast(frame, message, due)
                 except EncodeError:
                     raise
-                except Exception as error:  # noqa: BLE001 - it is logged, and ends that connection
+                except Exception as error:
+                    if connection._codec == self.codec:
+                        raise
                     connection._writer_failed(error)
                     continue
                 if outcome is True:
@@ -797,6 +803,8 @@ class Server(Generic[SendT, ReceiveT]):
             except trio.Cancelled:
                 if run.stopping:  # and the stop's time was over while the last was being sent
                     connection._conclude(CloseReason.SERVER_STOPPED)
+                    if connection._transport.queued:
+                        connection._tell_of_unsent("the time of Server.stop was over")
                 raise
 
     async def _tell_of_beginning(self, connection: Connection[SendT, ReceiveT]) -> None:
@@ -871,6 +879,7 @@ def _judge(
         pass  # a hook had failed, which was logged, and this is what came of it
     elif all(connection._is_peers_fault(leaf) for leaf in leaves):
         connection._conclude(leaves[0])
+        connection._transport.is_told = True
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
         level = logging.WARNING if isinstance(leaves[0], BytetalkError) else logging.INFO
         ending = connection._ending().value
@@ -879,6 +888,7 @@ def _judge(
         _logger.log(level, "%r ends: %s", connection, words, extra=extra)
     else:
         connection._conclude(ours, failed=True)
+        connection._transport.is_told = True
         extra = connection._log_fields("handler_failed", ours, ending=Ending.FAILED.value)
         words = "the handler or a hook of %r failed"
         _logger.error(words, connection, exc_info=ours, extra=extra)

@@ -57,8 +57,10 @@ _SEND_SIZE: Final = 64 * 1024
 
 # When take_rest() has seen all of a stream that cannot be asked what it holds. After so many turns
 # of the scheduler without anything: what has arrived is there at once, or some turns later if TLS
-# decrypts it, or it comes in pieces. Or after so many bytes, more than systems hold for a socket.
+# decrypts it, or it comes in pieces, each of which is worth some more turns. Or after so many
+# bytes, more than systems hold for a socket.
 _REST_TURNS: Final = 100
+_REST_TURNS_MORE: Final = 10
 _REST_SIZE: Final = 8 * 1024 * 1024
 
 # How many writes may succeed without waiting before the writing task must yield.
@@ -211,6 +213,9 @@ class Transport(ABC):
     error: Exception | None = attrs.field(default=None, init=False)
     """Why nothing more can be written, once that is so."""
 
+    is_told: bool = attrs.field(default=False, init=False)
+    """Whether somebody has heard that not all is sent."""
+
     _queue: list[Buffer] = attrs.field(factory=list, init=False)
     # Made when there is the first: an empty deque takes 600 bytes.
     _announcements: deque[tuple[int, Announce]] | None = attrs.field(default=None, init=False)
@@ -259,7 +264,7 @@ class Transport(ABC):
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Let a task that waits for `ready` go on now."""
+        """Let a task that waits for `ready` go on now; one in `take_rest` only if all is over."""
 
     # -- writing
 
@@ -337,6 +342,7 @@ class Transport(ABC):
     def check(self) -> None:
         """Raise what the use of a transport that takes no more frames gets."""
         if self.refusal is not None:
+            self.is_told = True
             raise again(self.refusal)
 
     def defer(self) -> None:
@@ -359,6 +365,7 @@ class Transport(ABC):
         self.flush_now()
         while self.bytes_written < target:
             if self.error is not None:
+                self.is_told = True
                 raise again(self.error)
             await self._wait_for_progress()
         await trio.lowlevel.checkpoint()
@@ -372,6 +379,11 @@ class Transport(ABC):
             await self.drain()
         while self._announcements and self.error is None and not self.in_announcement:
             await self._wait_for_progress()
+
+    def announce_no_more(self) -> None:
+        """Tell nobody of what is written, or going to be."""
+        if self._announcements:
+            self._announcements.clear()
 
     def refuse(self, error: Exception) -> None:
         """Take no more frames; what is queued is still sent."""
@@ -439,8 +451,7 @@ class Transport(ABC):
     def _end(self) -> None:
         """No more writing, and no more announcements; one that is under way is cancelled."""
         self.fail(trio.ClosedResourceError("the connection was closed"))
-        if self._announcements:
-            self._announcements.clear()
+        self.announce_no_more()
         if self._send_timer is not None:
             self._send_timer.forget()
         self._stop(self._pump, self._announcer)
@@ -465,7 +476,7 @@ class Transport(ABC):
             or not self._announcements
             or (
                 self.bytes_written - self._announced <= _UNANNOUNCED * limit
-                and len(self._announcements) <= _MOST_UNANNOUNCED
+                and len(self._announcements) < _MOST_UNANNOUNCED
             )
         )
 
@@ -632,11 +643,16 @@ class StreamTransport(Transport):
 
     _read_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
     _received: bytes | bytearray | None = attrs.field(default=None, init=False)
+    _reading: bool = attrs.field(default=False, init=False)
     _resting: bool = attrs.field(default=False, init=False)  # in take_rest()
-    _closing: trio.Event | None = attrs.field(default=None, init=False)  # set after take_rest()
+    _closing: trio.Event | None = attrs.field(default=None, init=False)  # set if no one is reading
 
     async def ready(self) -> None:
-        await self._read(self.stream)
+        self._reading = True
+        try:
+            await self._read(self.stream)
+        finally:
+            self._leave_off()
 
     async def _read(self, stream: trio.abc.Stream | _Arrived) -> None:
         self.flush_now()
@@ -656,7 +672,7 @@ class StreamTransport(Transport):
     async def take_rest(
         self, feed: Callable[[bytes | bytearray], None]
     ) -> bytes | bytearray | None:
-        self._resting = True
+        self._reading = self._resting = True
         try:
             await trio.lowlevel.checkpoint()
             tls: trio.SSLStream[Any] | None = None
@@ -674,9 +690,7 @@ class StreamTransport(Transport):
             finally:
                 tls.transport_stream = bottom
         finally:
-            self._resting = False
-            if self._closing is not None:
-                self._closing.set()
+            self._leave_off()
 
     async def _take_all(
         self, stream: trio.abc.Stream | _Arrived, feed: Callable[[bytes | bytearray], None]
@@ -694,14 +708,14 @@ class StreamTransport(Transport):
         self, feed: Callable[[bytes | bytearray], None]
     ) -> bytes | bytearray | None:
         """`take_rest` for a stream that nobody can ask what it holds."""
-        turns = size = 0
+        turns, size = _REST_TURNS, 0
         data: bytes | bytearray | None = None
         failure: Exception | None = None
 
         async def lose_patience() -> None:
             nonlocal turns
-            while turns < _REST_TURNS:
-                turns += 1
+            while turns:
+                turns -= 1
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
@@ -716,7 +730,8 @@ class StreamTransport(Transport):
                             break
                         feed(data)
                         size += len(data)
-                        turns, data = 0, None
+                        turns = min(turns + _REST_TURNS_MORE, _REST_TURNS)
+                        data = None
                 except Exception as error:  # noqa: BLE001 - raised below: the nursery would wrap it
                     failure = error
                 nursery.cancel_scope.cancel()
@@ -727,9 +742,15 @@ class StreamTransport(Transport):
             raise failure
         return data
 
+    def _leave_off(self) -> None:
+        self._reading = self._resting = False
+        if self._closing is not None:
+            self._closing.set()
+
     def interrupt(self) -> None:
         # What take_rest() has not been through yet would be lost; it ends soon, and by itself.
-        if self._read_scope is not None and not (self._resting and self.error is None):
+        is_wanted = self._closing is None and not isinstance(self.error, GivenUpError)
+        if self._read_scope is not None and not (self._resting and is_wanted):
             self._read_scope.cancel()
 
     def write(self, frame: bytes) -> None:
@@ -748,8 +769,8 @@ class StreamTransport(Transport):
         self._end()
         try:
             try:
-                self.interrupt()
-                if self._resting:  # and then TLS could not say its closing word
+                if self._reading:  # and then TLS could not say its closing word
+                    self.interrupt()
                     await self._closing.wait()
             finally:
                 if healthy:
