@@ -527,6 +527,7 @@ class Outside:
 
     directory: Path
     say: Callable[[socket.socket, socket.socket], None]
+    is_interrupting: bool = True
     failure: BaseException | None = None
 
     def run(self) -> None:
@@ -534,12 +535,14 @@ class Outside:
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(os.fspath(self.directory / "target"))
                 listener.listen()
+                listener.settimeout(50)
                 with self._connected() as user, listener.accept()[0] as server:
                     self.say(user, server)
         except BaseException as error:  # noqa: BLE001 - the test raises it
             self.failure = error
         finally:
-            os.kill(os.getpid(), signal.SIGINT)
+            if self.is_interrupting or self.failure is not None:
+                os.kill(os.getpid(), signal.SIGINT)
 
     def _connected(self) -> socket.socket:
         while True:
@@ -553,10 +556,13 @@ class Outside:
 
 
 def sniff_outside(
-    directory: Path, say: Callable[[socket.socket, socket.socket], None], *options: str
+    directory: Path,
+    say: Callable[[socket.socket, socket.socket], None],
+    *options: str,
+    is_interrupted: bool = True,
 ) -> Any:
     """What the command prints about a conversation."""
-    outside = Outside(directory, say)
+    outside = Outside(directory, say, is_interrupted)
     thread = threading.Thread(target=outside.run)
     thread.start()
     outcome = invoke(os.fspath(directory / "listen"), os.fspath(directory / "target"), *options)
@@ -615,16 +621,41 @@ def test_the_exit_code_says_whether_the_output_has_failed(
     assert outcome.stderr.startswith("0 connections: ")
 
 
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
 def test_nobody_needs_to_read_what_is_said_on_stderr(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise BrokenPipeError
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("trio_bytetalk._cli.sniff.click.echo", fail)
     outcome = sniff_outside(tmp_path, hello)
     assert outcome.exit_code == 0
     assert "hello" in outcome.stdout
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_where_both_outputs_fail_the_connections_go_on(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    told = threading.Event()
+
+    def fail(text: str, **_: object) -> None:
+        said.append(text)
+        if "the output has failed" in text or "nobody reads" in text:
+            told.set()
+        raise OSError(number, os.strerror(number))
+
+    def hello_unseen(user: socket.socket, server: socket.socket) -> None:
+        assert told.wait(50)
+        hello(user, server)
+
+    monkeypatch.setattr("trio_bytetalk._cli.sniff.click.echo", fail)
+    monkeypatch.setattr("trio_bytetalk._cli.sniff.writing_to", lambda _: fail)
+    outcome = sniff_outside(tmp_path, hello_unseen, is_interrupted=False)
+    assert outcome.exit_code == 1
+    assert said[-1].startswith("1 connection: → 1 message, 9 bytes; ← 0 messages, 9 bytes; ")
 
 
 def test_the_command_for_scripts(tmp_path: Path) -> None:

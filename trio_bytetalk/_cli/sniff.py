@@ -336,7 +336,7 @@ def command(
     )
 
     def say(line: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the connections are of more weight
+        with contextlib.suppress(OSError):  # the connections are of more weight
             click.echo(with_arrows(line, sys.stderr.encoding), err=True)
 
     allow_all_descriptors()  # each connection needs two
