@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -32,6 +33,18 @@ from trio_bytetalk._cli.proxy import (
     reset,
     secured,
 )
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as listener:
+            listener.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+WITH_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
 
 
 async def ignore(_data: bytes) -> None:
@@ -540,6 +553,17 @@ async def test_without_a_host_it_is_this_machine() -> None:
         ("0.0.0.0", "0.0.0.0", True),
         ("0.0.0.0", "192.0.2.1", False),  # which is nobody's (RFC 5737)
         ("0.0.0.0", "no..name", False),
+        # Whoever listens on all addresses of one family listens on none of the other's.
+        ("0.0.0.0", "::1", False),
+        pytest.param("::", "127.0.0.1", False, marks=WITH_IPV6),
+        pytest.param("::", "::1", True, marks=WITH_IPV6),
+        pytest.param("::", "::", True, marks=WITH_IPV6),
+        # An address of IPv4 may be written as one of IPv6.
+        ("127.0.0.1", "::ffff:127.0.0.1", True),
+        ("127.0.0.1", "::ffff:127.0.0.2", False),
+        ("0.0.0.0", "::ffff:127.0.0.1", True),
+        ("0.0.0.0", "::ffff:0.0.0.0", True),
+        pytest.param("::", "::ffff:127.0.0.1", False, marks=WITH_IPV6),
     ],
 )
 async def test_whether_a_target_is_the_proxy_itself(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import math
 import os
 import socket
@@ -87,11 +88,11 @@ async def leads_to(target: Address, listeners: Sequence[trio.SocketListener]) ->
 
     A name that cannot be resolved, or a path that is not there, leads nowhere.
     """
-    names = [listener.socket.getsockname() for listener in listeners]
     if target.path is not None:
+        names = (listener.socket.getsockname() for listener in listeners)
         return any(_is_same_file(name, target.path) for name in names if type(name) is str)
-    names = [name for name in names if type(name) is tuple and name[1] == target.port]
-    if not names:
+    sockets = [each.socket for each in listeners if each.socket.family != socket.AF_UNIX]
+    if all(each.getsockname()[1] != target.port for each in sockets):
         return False
     try:
         found = await trio.socket.getaddrinfo(
@@ -99,14 +100,27 @@ async def leads_to(target: Address, listeners: Sequence[trio.SocketListener]) ->
         )
     except (OSError, UnicodeError):
         return False
-    for family, _, _, _, address in found:
+    for found_family, _, _, _, found_address in found:
+        family, address = _unmapped(found_family, found_address)
         there = for_clients(address)
-        for name in names:
+        for each in sockets:
+            name = each.getsockname()
+            if each.family != family or name[1] != target.port:
+                continue
             here = for_clients(name)
             # Who listens on all addresses of the family listens on each that can be bound to.
             if here[:2] == there[:2] or (here != name and await _is_own(family, there)):
                 return True
     return False
+
+
+def _unmapped(family: int, address: Any) -> tuple[int, Any]:
+    """Where a connection goes: an address of IPv6 may stand for one of IPv4 (RFC 4291, 2.5.5.2)."""
+    if family == socket.AF_INET6:
+        mapped = ipaddress.IPv6Address(address[0]).ipv4_mapped
+        if mapped is not None:
+            return socket.AF_INET, (str(mapped), address[1])
+    return family, address
 
 
 def _is_same_file(one: str, other: str) -> bool:
