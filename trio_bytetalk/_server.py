@@ -412,8 +412,8 @@ class Server(Generic[SendT, ReceiveT]):
 
         The stream may be anything: one end of an in-memory pair, the pipes to a subprocess, an
         inherited socket. It is closed at the end. A `trio.SSLStream` shakes hands first if it has
-        not. Whether to serve it is the caller's decision, so
-        ``max_connections`` does not hold it up; it counts among them, though.
+        not. Whether to serve it is the caller's decision, so ``max_connections`` does not hold it
+        up; it counts among them, though.
         """
         if not isinstance(stream, trio.abc.Stream):
             raise TypeError(f"stream must be a trio.abc.Stream, not {stream!r}")
