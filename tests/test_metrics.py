@@ -87,9 +87,11 @@ def test_after_the_run_it_is_as_it_was_at_its_end() -> None:
         reader = StatisticsReader({"it": server}, 5)
         async with open_memory_connection(server) as connection:
             await connection.send(b"hello")
+        assert not reader.is_over
         return reader
 
     reader = trio.run(main)
+    assert reader.is_over
     assert reader.read()["it"].messages_received == 1
 
 

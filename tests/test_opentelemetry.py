@@ -174,6 +174,27 @@ async def test_servers_that_are_observed_later_are_added(collected: Collected) -
     assert collected.value("connections", bytetalk_server="other") == 1
 
 
+def test_a_server_of_a_later_run_takes_the_place_of_one_of_its_name(
+    collected: Collected,
+) -> None:
+    async def main(count: int) -> None:
+        server = Server(echo)
+        observe_servers({"chat": server}, meter_provider=collected.provider)
+        for _ in range(count):
+            async with open_memory_connection(server):
+                pass
+
+    async def others() -> None:
+        observe_servers({"a": Server(echo), "b": Server(echo)}, meter_provider=collected.provider)
+
+    trio.run(others)
+    for count in (1, 2):
+        trio.run(main, count)
+        collected.collect()
+        assert collected.value("connections.opened", bytetalk_server="chat") == count
+        assert collected.value("connections.opened", bytetalk_server="a") == 0
+
+
 async def test_each_server_has_a_name_of_its_own(collected: Collected) -> None:
     observe_servers({"chat": Server(echo)}, meter_provider=collected.provider)
     with pytest.raises(ValueError, match="a server called 'chat' is observed already"):

@@ -269,6 +269,15 @@ class StatisticsReader:
                     ) from None
         return self._look()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the servers' run has ended."""
+        try:
+            self.token.run_sync_soon(lambda: None)
+        except trio.RunFinishedError:
+            return True
+        return False
+
     def _is_in_trio(self) -> bool:
         try:
             return trio.lowlevel.current_trio_token() is self.token

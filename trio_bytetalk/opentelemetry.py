@@ -49,7 +49,8 @@ def observe_servers(
     After the run the metrics are what they were at its end. The meter is called ``trio_bytetalk``.
 
     It may be called again, also in another run: those servers are added to the ones that the
-    provider has. There is no way to take any out.
+    provider has. There is no way to take any out, but in a later run a server may have the name of
+    one of an earlier run, and takes its place.
 
     Args:
       servers: Servers by the names that they have in the attribute ``bytetalk.server``.
@@ -62,7 +63,7 @@ def observe_servers(
 
     Raises:
       TypeError, ValueError: for a wrong argument, which the message names; or for a name that the
-          provider has a server of already.
+          provider has a server of already, in a run that is not over.
       RuntimeError: outside of Trio.
     """
     reader = StatisticsReader(servers, timeout)
@@ -112,10 +113,14 @@ class _Snapshots:
     seen: set[str] = attrs.field(factory=lambda: {metric.name for metric in METRICS}, init=False)
 
     def add(self, reader: StatisticsReader) -> None:
+        names = reader.servers.keys()
         for each in self.readers:
-            for name in each.servers.keys() & reader.servers.keys():
-                raise ValueError(f"a server called {name!r} is observed already")
-        self.readers += (reader,)
+            for name in each.servers.keys() & names:
+                if not each.is_over:
+                    raise ValueError(f"a server called {name!r} is observed already")
+        # Of one name, the last counts.
+        kept = (each for each in self.readers if not each.servers.keys() <= names)
+        self.readers = (*kept, reader)
 
     def get(self, metric: Metric) -> dict[str, ServerStatistics]:
         if metric.name in self.seen:
