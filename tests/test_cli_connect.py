@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import re
 import select
 import signal
 import ssl
@@ -29,6 +30,7 @@ from prompt_toolkit.output import DummyOutput
 import trio_bytetalk
 from trio_bytetalk import Chunks, Connection, Netstring, Server, open_connection
 from trio_bytetalk._cli import connect
+from trio_bytetalk._cli.logs import Unsent
 from trio_bytetalk._cli.main import program
 
 CTRL_C, CTRL_D = "\x03", "\x04"
@@ -49,6 +51,14 @@ async def silent(connection: Connection[Any, Any]) -> None:
 
 async def brief(connection: Connection[Any, Any]) -> None:
     await connection.receive()
+
+
+async def deaf(connection: Connection[Any, Any]) -> None:
+    """Answer at once, and take no more."""
+    connection.use(Chunks())
+    await connection.receive()
+    await connection.send(b"\0\0\0\x07not now")
+    await trio.sleep_forever()
 
 
 async def flood(connection: Connection[Any, Any]) -> None:
@@ -225,6 +235,14 @@ async def test_tls_ends_after_a_silence(
     assert "--tls-ca FILE" in unknown.errors
 
 
+async def test_what_the_peer_has_not_taken_is_told(run: Run, nursery: trio.Nursery) -> None:
+    port = await serve(nursery, deaf)
+    words = [f":{port}", "-i", "whole", "-n", 1, "-c", "length:4,max_size=64M"]
+    done = await run(*words, given=bytes(50_000_000))
+    assert (done.code, done.output) == (0, "not now\n")
+    assert re.fullmatch(r"the peer has not taken [0-9,]+ bytes\n", done.errors)
+
+
 async def test_standard_streams_that_are_closed(
     run: Run, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +298,18 @@ async def test_ctrl_c(run: Run, nursery: trio.Nursery, type_: Callable[[str], No
     assert outcome.errors.endswith("\n0 sent, 0 received\n")
 
 
+async def test_what_the_peer_has_not_taken_is_told_in_the_summary(
+    run: Run, nursery: trio.Nursery, type_: Callable[[str], None], tmp_path: Path
+) -> None:
+    port = await serve(nursery, deaf)
+    (tmp_path / "large").write_bytes(bytes(50_000_000))
+    type_(f"/file {tmp_path / 'large'}\n")
+    outcome = await run(f":{port}", "-n", 1, "-c", "length:4,max_size=64M", kind=Terminal)
+    assert outcome.code == 0
+    _, summary = outcome.errors.splitlines()
+    assert re.fullmatch("1 sent, 1 received; the peer has not taken [0-9,]+ bytes", summary)
+
+
 async def test_the_peer_finishes(
     run: Run, nursery: trio.Nursery, type_: Callable[[str], None]
 ) -> None:
@@ -315,7 +345,7 @@ async def test_messages_that_wait_to_be_received_are_whole() -> None:
     async with open_connection(ours) as connection:
         await theirs.send_all(3 * b"\0\0\0\x02hi")
         assert await connection.receive() == b"hi"
-    assert connect._summary(connection) == "0 sent, 1 received"
+    assert connect._summary(connection, Unsent()) == "0 sent, 1 received"
 
 
 async def test_a_part_of_a_message_is_told_at_the_end() -> None:
@@ -326,7 +356,7 @@ async def test_a_part_of_a_message_is_told_at_the_end() -> None:
             receiving.start_soon(connection.receive)
             await trio.testing.wait_all_tasks_blocked()
             receiving.cancel_scope.cancel()
-    assert connect._summary(connection) == (
+    assert connect._summary(connection, Unsent()) == (
         "0 sent, 0 received; 6 bytes came that are no whole message "
         "(is --codec the one that the server uses?)"
     )

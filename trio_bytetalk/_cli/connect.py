@@ -22,6 +22,8 @@ from . import failures
 from .addresses import SERVER, Address, name_of, open_connection
 from .codecs import codec_option
 from .conversation import Conversation
+from .figures import plural
+from .logs import Unsent
 from .piping import READ_SIZE, Input, Output, Piping
 from .printer import write_all
 from .quantities import Quantity
@@ -124,6 +126,7 @@ def command(
 
 async def _main(address: Address, security: ClientTls, options: Options) -> None:
     async with AsyncExitStack() as stack:
+        unsent = stack.enter_context(Unsent.counted())
         with trio.move_on_after(options.timeout) as scope:
             connection = await stack.enter_async_context(
                 open_connection(
@@ -143,13 +146,12 @@ async def _main(address: Address, security: ClientTls, options: Options) -> None
             raise TimeoutError(
                 f"no connection to {address} in {options.timeout:g} seconds (--timeout)"
             )
-        await _talk(connection, options)
+        talk = _converse if _is_typed(options.input, options.output) else _pipe
+        await talk(connection, options, unsent)
 
 
-async def _talk(connection: Connection[Any, Any], options: Options) -> None:
-    if _is_typed(options.input, options.output):
-        await _converse(connection, options)
-    else:
+async def _pipe(connection: Connection[Any, Any], options: Options, unsent: Unsent) -> None:
+    try:
         await Piping(
             connection,
             options.codec,
@@ -160,6 +162,10 @@ async def _talk(connection: Connection[Any, Any], options: Options) -> None:
             options.replies,
             options.wait,
         ).run()
+    finally:
+        await connection.aclose()
+        if unsent.bytes:
+            click.echo(_not_taken(unsent), err=True)
 
 
 def _is_typed(input_: Input, output: Output) -> bool:
@@ -172,7 +178,7 @@ def _is_typed(input_: Input, output: Output) -> bool:
     )
 
 
-async def _converse(connection: Connection[Any, Any], options: Options) -> None:
+async def _converse(connection: Connection[Any, Any], options: Options, unsent: Unsent) -> None:
     peer = name_of(connection.remote_address)
     click.echo(f"Connected to {peer}; /help says what can be typed, Ctrl-D ends.", err=True)
     try:
@@ -182,7 +188,7 @@ async def _converse(connection: Connection[Any, Any], options: Options) -> None:
             nursery.cancel_scope.cancel()
     finally:
         await connection.aclose()
-        click.echo(_summary(connection), err=True)
+        click.echo(_summary(connection, unsent), err=True)
 
 
 async def _interrupt_at_sigterm() -> NoReturn:
@@ -192,19 +198,23 @@ async def _interrupt_at_sigterm() -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _summary(connection: Connection[Any, Any]) -> str:
+def _summary(connection: Connection[Any, Any], unsent: Unsent) -> str:
     numbers = connection.statistics()
     summary = f"{numbers.messages_sent} sent, {numbers.messages_received} received"
-    if connection.close_reason is CloseReason.END_OF_STREAM:
-        return f"{summary}; the peer finished"
     # If messages have come, there may be whole ones among these bytes.
     undecoded = numbers.bytes_undecoded and not numbers.messages_received
-    if connection.close_reason is CloseReason.CLOSED and undecoded:
-        return (
-            f"{summary}; {numbers.bytes_undecoded} bytes came that are no whole message "
+    if connection.close_reason is CloseReason.END_OF_STREAM:
+        summary += "; the peer finished"
+    elif connection.close_reason is CloseReason.CLOSED and undecoded:
+        summary += (
+            f"; {numbers.bytes_undecoded} bytes came that are no whole message "
             "(is --codec the one that the server uses?)"
         )
-    return summary
+    return f"{summary}; {_not_taken(unsent)}" if unsent.bytes else summary
+
+
+def _not_taken(unsent: Unsent) -> str:
+    return f"the peer has not taken {plural(unsent.bytes, 'byte')}"
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

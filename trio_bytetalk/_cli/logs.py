@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import sys
 import time
@@ -14,6 +15,7 @@ import attrs
 
 from .._errors import in_words, one_line
 from .escapes import printable
+from .figures import plural
 
 # How many of the latest records are kept for the live view: as many as a tall terminal has lines.
 _KEPT: Final = 200
@@ -29,7 +31,9 @@ class PrintableFormatter(logging.Formatter):
     """Has what peers sent, which may be part of a record or a traceback, obey nobody."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(printable, super().format(record).split("\n")))
+        ours = copy.copy(record)
+        ours.msg, ours.args = _message(record), None
+        return "\n".join(map(printable, super().format(ours).split("\n")))
 
 
 _FORMATTER: Final = PrintableFormatter(
@@ -56,7 +60,7 @@ class LatestRecords(logging.Handler):
         self.count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        text = _message(record)
         if record.exc_info is not None and record.exc_info[1] is not None:
             error = record.exc_info[1]
             text = f"{text}: {type(error).__name__}: {in_words(error, _SHOWN)}"
@@ -65,6 +69,34 @@ class LatestRecords(logging.Handler):
         self.count += 1
         if record.levelno >= logging.ERROR:
             self.errors.append(_FORMATTER.format(record))
+
+
+class Unsent(logging.Handler):
+    """Counts the bytes that connections were closed without having sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.bytes += getattr(record, "bytetalk_unsent", 0)
+
+    @classmethod
+    @contextlib.contextmanager
+    def counted(cls) -> Iterator[Unsent]:
+        """Within this block, that is all that becomes of the package's own records."""
+        logger = logging.getLogger("trio_bytetalk")
+        before = logger.level, logger.propagate
+        self = cls()
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield self
+        finally:
+            logger.removeHandler(self)
+            level, logger.propagate = before
+            logger.setLevel(level)
 
 
 def on_stderr() -> logging.Handler:
@@ -95,3 +127,13 @@ def logging_to(handler: logging.Handler, level: int) -> Iterator[None]:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return getattr(record, "bytetalk_event", None) != "connection_ended"
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What a record says; of what a peer has not taken, without settings that no command has."""
+    if getattr(record, "bytetalk_event", None) != "unsent":
+        return record.getMessage()
+    facts = vars(record)
+    reason = f": {facts['bytetalk_reason']}" if "bytetalk_reason" in facts else ""
+    peer = facts["bytetalk_remote"] or "unix"
+    return f"{peer} has not taken {plural(facts['bytetalk_unsent'], 'byte')}{reason}"
