@@ -6,7 +6,9 @@ import contextlib
 import datetime
 import io
 import os
+import re
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from trio_bytetalk import (
     Writer,
     open_connection,
 )
-from trio_bytetalk._cli.conversation import Conversation, Help, Quit, Send, Use
+from trio_bytetalk._cli.conversation import Conversation, Help, Quit, Send, SendFile, Use
 
 CTRL_C, CTRL_D = "\x03", "\x04"
 
@@ -235,6 +237,7 @@ def silent(codec: Codec[Any, Any]) -> Conversation:
         ("//", Send(b"/")),
         ("/hex 00:ff", Send(b"\x00\xff")),
         ("/hex", Send(b"")),
+        ("/file  a file ", SendFile("a file")),
         ("/codec netstring", Use(Netstring())),
         ("/codec  cobs ", Use(COBS())),
         ("/help", Help()),
@@ -251,11 +254,10 @@ async def test_what_a_line_stands_for(line: str, action: object) -> None:
         (None, r"\q", r"\\q is no escape"),
         (None, "/hex 0", "two hex digits for each byte were expected, not '0'"),
         (None, "/codec line", "there is no codec 'line'"),
-        (None, "/file /no/such/file", "cannot read '/no/such/file': No such file or directory"),
-        (None, "/file ~nobody-of-this-name/x", "cannot read '~nobody-of-this-name/x': .*home dir"),
         (None, "/file", "the path of a file stands behind /file"),
-        (None, "/file /dev/null", "'/dev/null' is no regular file"),
         (None, "/nope", "there is no command /nope; see /help"),
+        (None, "/a\n/b\x1b\r", r"there is no command /a\\n/b\\x1b\\r; see /help"),
+        (None, "/" + "x" * 1000, r"there is no command /x{30} \.\.\. x{30}; see /help"),
         (LengthPrefixed(1), "x" * 256, "256 bytes"),
         (Lines(), "/hex 00", "/hex is for codecs whose messages are bytes"),
         (Lines().json(), "x", "typed as JSON"),
@@ -263,27 +265,63 @@ async def test_what_a_line_stands_for(line: str, action: object) -> None:
 )
 async def test_lines_that_make_no_sense(codec: Codec[Any, Any] | None, line: str, why: str) -> None:
     conversation = silent(codec or LengthPrefixed())
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ValueError, match=why) as caught:
         conversation.parse(line)
+    assert str(caught.value).isprintable()
 
 
-async def test_a_file_that_a_writer_is_waited_for_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ValueError, match="fifo' is no regular file"):
-        silent(LengthPrefixed()).parse(f"/file {tmp_path / 'fifo'}")
-
-
-async def test_a_file_that_is_too_large_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/no/such/file", "cannot read '/no/such/file': No such file or directory"),
+        ("~nobody-of-this-name/x", "cannot read '~nobody-of-this-name/x': .*home dir.*"),
+        ("/dev/null", "'/dev/null' is no regular file"),
+        ("{folder}/fifo", ".*fifo' is no regular file"),  # whose writer would be waited for
+        ("{folder}/large", ".*large' has more than 3 bytes; --input whole <FILE sends it"),
+        ("{folder}/text", ".*typed as JSON.*"),
+    ],
+)
+async def test_a_file_that_cannot_be_sent_is_told_above_the_prompt(
+    path: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_bytetalk._cli.conversation.LONGEST", 3)
-    talk = silent(LengthPrefixed())
-    file = tmp_path / "file"
-    file.write_bytes(b"123")
-    assert talk.parse(f"/file {file}") == Send(b"123")
-    file.write_bytes(b"1234")
-    with pytest.raises(ValueError, match="more than 3 bytes; --input whole <FILE sends it"):
-        talk.parse(f"/file {file}")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_bytes(b"1234")
+    (tmp_path / "text").write_bytes(b"abc")
+    (tmp_path / "good").write_bytes(b"123")
+    async with talking(Lines().json()) as talk:
+        talk.type(f"/file {path.format(folder=tmp_path)}\n/file {tmp_path / 'good'}\n")
+        assert await read_exactly(talk.peer, 4) == b"123\n"
+        talk.type(CTRL_D)
+    failed, good = talk.screen.lines
+    assert re.fullmatch(f"12:34:56.789 ! {{11}}{why}", failed)
+    assert good == "12:34:56.789 →           123"
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "the peer's"])
+async def test_a_file_that_takes_for_ever_is_not_waited_for(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, going_on = threading.Event(), threading.Event()
+
+    def never(_path: str) -> bytes:
+        reading.set()
+        going_on.wait()
+        return b""
+
+    monkeypatch.setattr("trio_bytetalk._cli.conversation._contents", never)
+    ends = pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True)
+    try:
+        with ends if end == "Ctrl-C" else contextlib.nullcontext():
+            async with talking() as talk:
+                talk.type("/file x\n")
+                await trio.to_thread.run_sync(reading.wait)
+                if end == "Ctrl-C":
+                    talk.type(CTRL_C)
+                else:
+                    await talk.peer.aclose()
+    finally:
+        going_on.set()
 
 
 # -- the end

@@ -14,7 +14,7 @@ import trio
 
 from .._codec import Codec
 from .._connection import Connection
-from .._errors import EncodeError, InvalidMessageError
+from .._errors import EncodeError, InvalidMessageError, one_line
 from .codecs import parse_codec
 from .escapes import with_arrows
 from .failures import too_few_replies
@@ -38,12 +38,22 @@ _MOST_BYTES: Final = 400
 # So few bytes need no line of their own.
 _FEW_BYTES: Final = 16
 
+# How much is shown of what is no command's name.
+_NAME_SHOWN: Final = 60
+
 
 @attrs.frozen
 class Send:
     """A message was typed."""
 
     message: Any
+
+
+@attrs.frozen
+class SendFile:
+    """``/file`` was typed."""
+
+    path: str
 
 
 @attrs.frozen
@@ -63,7 +73,7 @@ class Quit:
     """``/quit`` was typed."""
 
 
-Action = Send | Use | Help | Quit
+Action = Send | SendFile | Use | Help | Quit
 
 
 @attrs.define(eq=False)
@@ -122,7 +132,9 @@ class Conversation:
                     raise ValueError("/hex is for codecs whose messages are bytes")
                 return self._send(parse_hex(argument))
             case "file":
-                return self._send(message_of(_contents(argument), self.codec))
+                if not argument:
+                    raise ValueError("the path of a file stands behind /file")
+                return SendFile(argument)
             case "codec":
                 return Use(parse_codec(argument))
             case "help":
@@ -130,7 +142,8 @@ class Conversation:
             case "quit":
                 return Quit()
         raise ValueError(
-            f"there is no command /{name}; see /help. (A message with a slash in front: //...)"
+            f"there is no command /{one_line(name, _NAME_SHOWN)}; see /help. "
+            "(A message with a slash in front: //...)"
         )
 
     def _send(self, message: Any) -> Send:
@@ -144,14 +157,19 @@ class Conversation:
         async for action in self._terminal.typed:
             match action:
                 case Send(message):
-                    await self._show("→", "ansigreen", message)
-                    self._sent_at = trio.current_time()
+                    await self._do_send(message)
+                case SendFile(path):
                     try:
-                        await self.connection.send(message)
-                    except EncodeError as error:  # of a codec that was changed just now
+                        # A file may have whoever reads it wait for ever, on a dead network share
+                        # for example. Ctrl-C and the peer's end must not wait with them.
+                        data = await trio.to_thread.run_sync(
+                            _contents, path, abandon_on_cancel=True
+                        )
+                        action = self._send(message_of(data, self.codec))
+                    except ValueError as error:
                         await self._line("!", "ansired", str(error))
-                    except trio.BrokenResourceError:
-                        await trio.sleep_forever()  # until the reason has been received, too
+                    else:
+                        await self._do_send(action.message)
                 case Use(codec):
                     self.codec = codec
                     self.connection.use(codec)
@@ -164,6 +182,16 @@ class Conversation:
                         await self._terminal.write(("", f"  {command:<14} {meaning}"))
                 case _:  # Quit
                     return
+
+    async def _do_send(self, message: Any) -> None:
+        await self._show("→", "ansigreen", message)
+        self._sent_at = trio.current_time()
+        try:
+            await self.connection.send(message)
+        except EncodeError as error:  # of a codec that was changed just now
+            await self._line("!", "ansired", str(error))
+        except trio.BrokenResourceError:
+            await trio.sleep_forever()  # until the reason has been received, too
 
     async def _show_received(self, scope: trio.CancelScope) -> None:
         while self._received != self.replies:
@@ -211,8 +239,6 @@ def _contents(path: str) -> bytes:
     Raises:
       ValueError: it cannot be read, or has too much; on one line.
     """
-    if not path:
-        raise ValueError("the path of a file stands behind /file")
     try:
         where = Path(path).expanduser()
         if not stat.S_ISREG(where.stat().st_mode):
