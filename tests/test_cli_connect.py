@@ -117,6 +117,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         ):
             patch.setattr(sys, "stdin", stdin)
             patch.setattr(sys, "stdout", stdout)
+            # Signals are the main thread's, which the server of these tests is in.
+            patch.setattr(connect, "_sigterm_as_ctrl_c", contextlib.nullcontext)
             with pytest.raises(SystemExit) as ended:
                 await trio.to_thread.run_sync(partial(program.main, arguments, "bytetalk"))
         code = ended.value.code
@@ -235,6 +237,22 @@ async def test_tls_ends_after_a_silence(
     assert "--tls-ca FILE" in unknown.errors
 
 
+async def test_a_peer_that_answers_nothing_may_speak_otherwise(
+    run: Run, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    words = (
+        "the peer finished and sent nothing (if that is not its way: does it use TLS, or another "
+        "codec?)\n"
+    )
+    for handler, options in ((silent, {}), (echo, {"ssl_context": context})):
+        port = await serve(nursery, handler, **options)
+        assert await run(f":{port}", given=b"hello") == Outcome(0, "", words)
+        if not options:
+            assert await run(f":{port}", given=b"") == Outcome(0, "", "")
+
+
 async def test_what_the_peer_has_not_taken_is_told(run: Run, nursery: trio.Nursery) -> None:
     port = await serve(nursery, deaf)
     words = [f":{port}", "-i", "whole", "-n", 1, "-c", "length:4,max_size=64M"]
@@ -272,10 +290,8 @@ def test_an_input_that_does_not_block_is_waited_for(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def type_(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def type_(run: Run) -> Iterator[Callable[[str], None]]:
     """Type text, at a terminal that the command will have."""
-    # Signals are the main thread's, which the server of these tests is in.
-    monkeypatch.setattr(connect, "_interrupt_at_sigterm", trio.sleep_forever)
     with create_pipe_input() as keys, create_app_session(keys, DummyOutput()):
         yield keys.send_text
 
@@ -332,12 +348,13 @@ async def test_fewer_replies_than_wanted(
     assert error == "Error: only 0 of 1 replies came"
 
 
-async def test_sigterm_is_an_interrupt() -> None:
-    with pytest.RaisesGroup(KeyboardInterrupt):
-        async with trio.open_nursery() as waiting:
-            waiting.start_soon(connect._interrupt_at_sigterm)
-            await trio.testing.wait_all_tasks_blocked()
+def test_sigterm_is_an_interrupt_once() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with connect._sigterm_as_ctrl_c():
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 async def test_messages_that_wait_to_be_received_are_whole() -> None:
@@ -463,6 +480,34 @@ async def test_ctrl_c_at_a_terminal(how: str, nursery: trio.Nursery) -> None:
             at.process.send_signal(signal.Signals[how])
         await at.shows("1 sent, 1 received")
         assert await at.end() == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["in a handshake", "in a pipe"])
+async def test_it_is_interrupted_without_a_terminal(when: str, number: signal.Signals) -> None:
+    with trio.socket.socket() as listener, trio.fail_after(PATIENCE):
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        words = [f"127.0.0.1:{listener.getsockname()[1]}"]
+        if when == "in a handshake":
+            words.append("--tls")
+        command = [sys.executable, "-W", "error", "-m", "trio_bytetalk", "connect", *words]
+        async with trio.open_nursery() as running:
+            run = partial(
+                trio.run_process,
+                command,
+                stdin=b"hello\n",
+                env=ENVIRONMENT,
+                check=False,
+                capture_stdout=True,
+                capture_stderr=True,
+            )
+            process = await running.start(run)
+            client, _ = await listener.accept()
+            with client:
+                assert await client.recv(1)
+                process.send_signal(number)
+                assert await process.wait() == 130
 
 
 async def test_ctrl_d_while_very_much_is_received(nursery: trio.Nursery) -> None:

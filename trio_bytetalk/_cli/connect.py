@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import attrs
 import click
@@ -121,11 +121,12 @@ def command(
     if output is Output.RAW and _is_terminal(sys.stdout):
         raise click.UsageError("--output raw is not for a terminal, but for a file or a pipe")
     options = Options(codec, timeout, input_, output, replies, wait)
-    failures.run(_main, address, security, options)
+    with _sigterm_as_ctrl_c():
+        failures.run(_main, address, security, options)
 
 
 async def _main(address: Address, security: ClientTls, options: Options) -> None:
-    async with AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         unsent = stack.enter_context(Unsent.counted())
         with trio.move_on_after(options.timeout) as scope:
             connection = await stack.enter_async_context(
@@ -151,21 +152,28 @@ async def _main(address: Address, security: ClientTls, options: Options) -> None
 
 
 async def _pipe(connection: Connection[Any, Any], options: Options, unsent: Unsent) -> None:
-    try:
-        await Piping(
-            connection,
-            options.codec,
-            _reader(sys.stdin),
-            _writer(sys.stdout),
-            options.input,
-            options.output,
-            options.replies,
-            options.wait,
-        ).run()
-    finally:
-        await connection.aclose()
-        if unsent.bytes:
-            click.echo(_not_taken(unsent), err=True)
+    await Piping(
+        connection,
+        options.codec,
+        _reader(sys.stdin),
+        _writer(sys.stdout),
+        options.input,
+        options.output,
+        options.replies,
+        options.wait,
+    ).run()
+    # After an error, nobody thinks that all has arrived.
+    await connection.aclose()
+    if unsent.bytes:
+        click.echo(_not_taken(unsent), err=True)
+    numbers = connection.statistics()
+    is_finished = connection.close_reason is CloseReason.END_OF_STREAM
+    if is_finished and numbers.bytes_sent and not numbers.bytes_received:
+        click.echo(
+            "the peer finished and sent nothing (if that is not its way: does it use TLS, or "
+            "another codec?)",
+            err=True,
+        )
 
 
 def _is_typed(input_: Input, output: Output) -> bool:
@@ -182,20 +190,28 @@ async def _converse(connection: Connection[Any, Any], options: Options, unsent: 
     peer = name_of(connection.remote_address)
     click.echo(f"Connected to {peer}; /help says what can be typed, Ctrl-D ends.", err=True)
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_interrupt_at_sigterm)
-            await Conversation(connection, options.codec, options.replies).run()
-            nursery.cancel_scope.cancel()
+        await Conversation(connection, options.codec, options.replies).run()
     finally:
         await connection.aclose()
         click.echo(_summary(connection, unsent), err=True)
 
 
-async def _interrupt_at_sigterm() -> NoReturn:
-    """Have SIGTERM end the program as Ctrl-C does: with the terminal as it was before."""
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        await anext(signals)
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Within this block, SIGTERM ends the program as Ctrl-C does; a second one, at once.
+
+    So the terminal is left as it was before.
+    """
+
+    def interrupt(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _summary(connection: Connection[Any, Any], unsent: Unsent) -> str:
