@@ -228,6 +228,12 @@ def test_a_size_with_a_unit(address: str) -> None:
     assert found["codec"] == "length:4,max_size=8K"
 
 
+def test_no_limit_to_waiting(address: str) -> None:
+    result = invoke(address, *QUICK, "--timeout", "none", "--json", "-")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["plan"]["timeout"] is None
+
+
 def test_a_rate(address: str) -> None:
     result = invoke(address, *QUICK, "--rate", "1000", "--json", "-")
     assert json.loads(result.stdout)["plan"]["rate"] == 1000
@@ -310,8 +316,8 @@ def test_ctrl_c_and_sigterm(
         ([":1", "--duration", "0"], "at least 0.01 seconds were expected, not '0'"),
         ([":1", "--rate", "0"], "more than 0 messages a second were expected, not '0'"),
         ([":1", "--warmup", "-1"], "at least 0 seconds were expected, not '-1'"),
-        ([":1", "--warmup", "inf"], "at least 0 seconds were expected, not 'inf'"),
-        ([":1", "--timeout", "nan"], "more than 0 seconds were expected, not 'nan'"),
+        ([":1", "--warmup", "inf"], "a finite number of seconds, at least 0, was expected"),
+        ([":1", "--timeout", "nan"], "more than 0 seconds, or 'none', were expected, not 'nan'"),
         ([":1", "--size", "4T"], "a size is a whole number, such as 4 or 16M, not '4T'"),
         ([":1", "--json", "/no/such/file"], "'/no/such' is no directory that can be written to"),
         ([":1", "--connections", "0"], "0 is not in the range x>=1"),

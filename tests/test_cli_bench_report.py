@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -59,6 +60,13 @@ def result(**changes: Any) -> Result:
         stopped=False,
     )
     return attrs.evolve(usual, **changes)
+
+
+def test_no_limit_is_null() -> None:
+    plan = Plan(payload=generated(LengthPrefixed(), 64), timeout=math.inf)
+    text = as_json(result(plan=plan), ABOUT)
+    assert "Infinity" not in text
+    assert json.loads(text)["plan"]["timeout"] is None
 
 
 NOTHING = {

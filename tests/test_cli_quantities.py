@@ -96,8 +96,20 @@ def test_what_are_no_seconds(quantity: Quantity, expected: str, value: str) -> N
 
 @pytest.mark.parametrize(
     ("quantity", "value"),
-    [(Quantity(), "0"), (Quantity(), "inf"), (Quantity(), "none"), (Quantity(least=1), "0.5")],
+    [(Quantity(), "0"), (Quantity(least=1), "0.5")],
 )
 def test_seconds_out_of_range(quantity: Quantity, value: str) -> None:
     with pytest.raises(click.BadParameter, match=f"were expected, not '{value}'"):
         quantity.convert(value, None, None)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "least"), [(Quantity(), "more than 0"), (Quantity(least=0.01), "at least 0.01")]
+)
+@pytest.mark.parametrize("value", ["inf", "none"])
+def test_where_there_must_be_an_end(quantity: Quantity, least: str, value: str) -> None:
+    with pytest.raises(click.BadParameter) as caught:
+        quantity.convert(value, None, None)
+    assert caught.value.message == (
+        f"a finite number of seconds, {least}, was expected, not {value!r}"
+    )

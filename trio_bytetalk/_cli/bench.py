@@ -119,7 +119,7 @@ _FILE: Final = _OutputFile()
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=Quantity(),
+    type=Quantity(endless=True),
     default=10,
     show_default=True,
     help="Seconds to wait for a connection, and at the end for the last replies.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -64,7 +65,7 @@ def as_json(result: Result, about: About) -> str:
                 "duration": plan.duration,
                 "warmup": plan.warmup,
                 "rate": plan.rate,
-                "timeout": plan.timeout,
+                "timeout": plan.timeout if math.isfinite(plan.timeout) else None,
                 "check": plan.check,
             },
             "connections_opened": result.opened,

@@ -78,8 +78,11 @@ class Quantity(click.ParamType[float]):
         except ValueError:
             number = math.nan
         enough = number > 0 if self.least is None else number >= self.least
-        if not enough or (number == math.inf and not self.endless):
-            least = "more than 0" if self.least is None else f"at least {self.least:g}"
+        least = "more than 0" if self.least is None else f"at least {self.least:g}"
+        if not enough:
             none = ", or 'none'," if self.endless else ""
             self.fail(f"{least} {self.unit}{none} were expected, not {value!r}", param, ctx)
+        if number == math.inf and not self.endless:
+            words = f"a finite number of {self.unit}, {least}, was expected, not {value!r}"
+            self.fail(words, param, ctx)
         return number
