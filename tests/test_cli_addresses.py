@@ -87,6 +87,8 @@ def test_addresses(text: str, address: Address) -> None:
         ("", ""),
         (":", ""),
         ("a b:5555", ""),
+        ("'':5555", ""),
+        ('"a":5555', ""),
         ("\x1b[2J:5555", ""),
         ("a\u202eb:5555", ""),
         ("\u0665\u0665\u0665\u0665", "; with a port, for example \u0665\u0665\u0665\u0665:5555"),
@@ -322,11 +324,13 @@ def test_hosts_to_listen_on(text: str, host: str) -> None:
         "/x",
         "a\x1bb",
         "a b",
+        "''",
+        '"::1"',
     ],
 )
 def test_what_is_no_host(text: str) -> None:
     with pytest.raises(
-        ValueError, match=r"^a host is a name or an address, not '.*; the port is f"
+        ValueError, match=r"^a host is a name or an address, not ['\"].*; the port is f"
     ):
         parse_host(text)
 

@@ -18,9 +18,11 @@ from .._connection import Connection
 from .._limits import LimitOptions
 from .._log import address_in_words
 
-_TCP = re.compile(r"(?:(?:\[(?P<ipv6>[^][]*)\]|(?P<host>[^][:/\s]*)):)?(?P<port>[0-9]+)", re.ASCII)
+_TCP = re.compile(
+    r"""(?:(?:\[(?P<ipv6>[^][]*)\]|(?P<host>[^][:/\s'"]*)):)?(?P<port>[0-9]+)""", re.ASCII
+)
 
-_HOST = re.compile(r"[^][:/\s]+")
+_HOST = re.compile(r"""[^][:/\s'"]+""")
 
 # What stands for all addresses of the machine, and one of these.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked for, not bound to

@@ -63,9 +63,15 @@ _WRONG_NAME: Final = (
     " (the name that it must have is given with --tls-name NAME; --tls-insecure does without)"
 )
 
-# By OpenSSL's numbers (X509_V_ERR_...): certificates signed by themselves or by someone unknown,
-# and those of another name or address.
+_WRONG_TIME: Final = (
+    " (the server needs a new one, or this machine's clock is wrong; --tls-insecure takes any)"
+)
+_OTHERWISE_WRONG: Final = " (the server needs another certificate; --tls-insecure takes any)"
+
+# By OpenSSL's numbers (X509_V_ERR_...): certificates that are not valid yet or any more, signed by
+# themselves or by someone unknown, and those of another name or address.
 _ADVICE_ON_CERTIFICATES: Final = {
+    **dict.fromkeys((9, 10), _WRONG_TIME),
     **dict.fromkeys((0, 18, 19, 20, 21), _UNKNOWN_AUTHORITY),
     **dict.fromkeys((62, 64), _WRONG_NAME),
 }
@@ -191,7 +197,7 @@ def _advice(error: BaseException) -> str:
     while causes is not None:
         if isinstance(causes, ssl.SSLCertVerificationError):
             code: int = getattr(causes, "verify_code", 0)
-            return _ADVICE_ON_CERTIFICATES.get(code, " (--tls-insecure does without)")
+            return _ADVICE_ON_CERTIFICATES.get(code, _OTHERWISE_WRONG)
         if isinstance(causes, ConnectionRefusedError):
             return " (is the server running?)"
         if isinstance(causes, ProtocolError):

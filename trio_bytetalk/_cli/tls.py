@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeVar
 import attrs
 import click
 
+from .._errors import reason_of
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _FILE = click.Path(exists=True, dir_okay=False)
@@ -41,7 +43,8 @@ def server_context(tls_cert: str | None, tls_key: str | None) -> ssl.SSLContext 
     except (OSError, ValueError) as error:
         where = tls_cert if tls_key is None else f"{tls_cert} with {tls_key}"
         hint = " (a key in another file is given by --tls-key FILE)" if tls_key is None else ""
-        raise click.UsageError(f"no certificate and its key in {where}: {error}{hint}") from error
+        reason = f"{reason_of(error)}{hint}"
+        raise click.UsageError(f"no certificate and its key in {where}: {reason}") from error
     return context
 
 
@@ -87,7 +90,7 @@ def client_tls(
     try:
         context = ssl.create_default_context(cafile=tls_ca)
     except (OSError, ValueError) as error:
-        raise click.UsageError(f"no certificate in {tls_ca}: {error}") from error
+        raise click.UsageError(f"no certificate in {tls_ca}: {reason_of(error)}") from error
     if tls_insecure:
         click.echo("warning: --tls-insecure: the server may be anyone", err=True)
         context.check_hostname = False
