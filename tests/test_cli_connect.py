@@ -350,11 +350,32 @@ async def test_fewer_replies_than_wanted(
 
 def test_sigterm_is_an_interrupt_once() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with connect._sigterm_as_ctrl_c():
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    on_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with connect._sigterm_as_ctrl_c():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, on_ctrl_c)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_sigterm_ends_it_where_ctrl_c_is_ignored() -> None:
+    """As in the background of a script."""
+    with trio.socket.socket() as listener, trio.fail_after(PATIENCE):
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        command = f"trap '' INT; exec {sys.executable} -m trio_bytetalk connect {address}"
+        async with trio.open_nursery() as running:
+            run = partial(trio.run_process, ["sh", "-c", command], env=ENVIRONMENT, check=False)
+            process = await running.start(partial(run, stdin=b"hello\n"))
+            client, _ = await listener.accept()
+            with client:
+                assert await client.recv(1)
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == -signal.SIGTERM
 
 
 async def test_messages_that_wait_to_be_received_are_whole() -> None:

@@ -205,7 +205,9 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
     def interrupt(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)
+        # Ctrl-C is ignored in the background of a script, for example.
+        is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        signal.raise_signal(number if is_ignored else signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
