@@ -1109,6 +1109,23 @@ async def test_what_was_not_sent_when_it_is_closed_is_logged(
     await tight_pair[1].aclose()
 
 
+async def test_what_was_not_sent_to_a_peer_that_has_finished_is_logged(
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, peer = tight_unix()
+    connection = connect(ours, close_timeout=5)
+    await connection.send(bytes(200_000))
+    await peer.send_eof()
+    with pytest.raises(trio.EndOfChannel):
+        await connection.receive()
+    await connection.aclose()
+    await peer.aclose()
+    (record,) = caplog.records
+    assert fields_of(record)["event"] == "unsent"
+
+
 async def test_what_was_sent_or_cancelled_or_told_of_before_is_not_logged_at_closing(
     tight_pair: Pair,
     connect: Connect,
@@ -1120,6 +1137,14 @@ async def test_what_was_sent_or_cancelled_or_told_of_before_is_not_logged_at_clo
     await connection.send(bytes(200_000))
     with pytest.raises(SendTimeoutError):
         await connection.flush()
+    await connection.aclose()
+    await peer.aclose()
+
+    ours, peer = tight_unix()
+    connection = connect(ours, send_timeout=2)
+    await connection.send(bytes(200_000))
+    with pytest.raises(SendTimeoutError):
+        await connection.receive()
     await connection.aclose()
     await peer.aclose()
 

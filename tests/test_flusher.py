@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import gc
+import weakref
 from collections.abc import Callable
 
 import attrs
@@ -62,6 +64,16 @@ async def test_many_at_once_leave_the_other_tasks_their_turns() -> None:
     await turns(10)
     counts = collections.Counter(flushed_in)
     assert counts == {begin + 1: 64, begin + 2: 64, begin + 3: 64, begin + 4: 64, begin + 5: 44}
+
+
+async def test_what_was_flushed_is_let_go_of() -> None:
+    flushed = Flushed(lambda: None)
+    seen = weakref.ref(flushed)
+    flush_soon(flushed)
+    del flushed
+    await turns(3)
+    gc.collect()
+    assert seen() is None
 
 
 async def test_what_is_queued_by_a_flush_waits_for_the_next_turn() -> None:

@@ -870,7 +870,6 @@ class Connection(
     def _fail(self, what: str, error: BaseException, extra: dict[str, Any]) -> None:
         """Give the connection up, for something of its user's has failed, but not its handler."""
         _logger.error("%s; %r is closed", what, self, exc_info=error, extra=extra)
-        self._transport.is_told = True
         self._transport.announce_no_more()
         self._reason = self._reason or error
         self._failed = True
