@@ -74,6 +74,14 @@ def test_what_only_programmers_look_up_is_no_part_of_a_reason(error: Exception, 
     assert reason_of(error) == words
 
 
+def test_reason_of_an_error_without_words_is_its_kind() -> None:
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert reason_of(SpeechlessError()) == "SpeechlessError, whose words could not be had"
+
+
 def test_text_for_an_error_is_cut_in_its_middle_where_it_is_longer_than_allowed() -> None:
     assert one_line("0123456789", 10) == "0123456789"
     assert one_line("0123456789a", 10) == "01234 ... 6789a"

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -180,6 +181,41 @@ def test_notes_of_several_lines_have_a_margin(
     (record,) = caplog.records
     assert record.exc_text is not None
     assert all(line.startswith("  | ") for line in record.exc_text.splitlines())
+
+
+class NoNotesError(Exception):
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]  # wrong on purpose
+        raise ValueError
+
+
+def odd_notes() -> Exception:
+    error = ValueError("odd")
+    error.__notes__ = 5  # type: ignore[assignment]  # a program may put anything there
+    return error
+
+
+ODD_PLACE: Any = ("file", 1, 1, b"bytes")  # of a parser that is given bytes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        odd_notes(),
+        NoNotesError("odd"),
+        SyntaxError("odd", ODD_PLACE),
+        SyntaxError("odd\nlines", ODD_PLACE),
+    ],
+    ids=["notes", "no notes", "syntax", "lines"],
+)
+def test_an_error_that_no_traceback_can_be_made_of_harms_nobody(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    get_logger("test").error("failed", exc_info=error)
+    (record,) = caplog.records
+    assert record.exc_text is not None
+    assert record.exc_text.startswith("  | (no traceback could be made) ")
+    assert record.exc_text.isprintable()
 
 
 def test_a_long_chain_of_errors_is_looked_at_once(caplog: pytest.LogCaptureFixture) -> None:

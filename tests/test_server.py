@@ -1496,6 +1496,41 @@ async def test_what_is_not_sent_when_the_time_of_the_stop_is_over_is_logged(
     )
 
 
+async def test_what_was_logged_at_closing_is_not_logged_again_at_the_stop(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def close_and_sleep(connection: BytesConnection) -> None:
+        await connection.send(bytes(100_000))
+        await connection.aclose()
+        await trio.sleep_forever()
+
+    server = Server(close_and_sleep, close_timeout=5)
+    ours, peer = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.sleep(10)
+        server.stop(0)
+    await peer.aclose()
+    assert "setting is close_timeout" in only_record(caplog).getMessage()
+
+
+async def test_a_stop_without_a_limit_that_the_program_cancels_is_not_over_time(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def send_and_go(connection: BytesConnection) -> None:
+        await connection.send(bytes(100_000))
+
+    server = Server(send_and_go, close_timeout=50)
+    ours, peer = trio.testing.lockstep_stream_pair()
+    with trio.move_on_after(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_stream, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            server.stop(None)
+    await peer.aclose()
+    assert logged(caplog) == []
+
+
 @pytest.mark.parametrize("reset_by", ["send_timeout", "peer"])
 async def test_what_was_not_sent_before_the_handler_returned_without_knowing_is_logged(
     reset_by: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture

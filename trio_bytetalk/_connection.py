@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import functools
 import itertools
@@ -268,6 +267,7 @@ class Connection(
     _raised_at: int  # and how many bytes had been decoded then
     _reason: CloseReason | BaseException | None  # the close_reason to be, if it is decided
     _failed: bool  # whether that is an exception which is not the peer's fault
+    _is_logged: bool  # whether the log has said why not all was sent
     # Set when it is closed, and what it takes its time for until then.
     _closing: tuple[trio.Event, trio.CancelScope] | None
 
@@ -298,7 +298,7 @@ class Connection(
             self._on_received = self._on_written = _NOBODY
         self._special = self._receiving = self._closed = self._eof = False
         self._stopping = self._settled = self._overdue = False
-        self._at_end = self._in_hooks = self._failed = False
+        self._at_end = self._in_hooks = self._failed = self._is_logged = False
         self._timer = self._undelivered = self._end = self._raised = self._reason = (
             self._closing
         ) = self._ended = None
@@ -561,7 +561,7 @@ class Connection(
             reads += 1
         if data is not None:
             self._eof = True
-            self._end = trio.EndOfChannel("the peer finished")
+            self._end = self._end or trio.EndOfChannel("the peer finished")
         elif isinstance(self._transport.error, GivenUpError):
             self._end = self._transport.error
 
@@ -847,19 +847,27 @@ class Connection(
         return None
 
     async def _announce(self, message: SendT) -> None:
+        interrupted: BaseExceptionGroup[BaseException] | None = None
+        failed: BaseExceptionGroup[BaseException] | None = None
         try:
             await self._on_written.emit(MessageWritten(self, message))
         except* trio.Cancelled:
             raise
         except* KeyboardInterrupt as group:
-            try:
-                signal.raise_signal(signal.SIGINT)  # once more, for the main task
-            except KeyboardInterrupt:  # by a handler of the user's, and this task must not raise
-                self._hook_failed(group)
+            interrupted = group
         except* BaseException as group:  # noqa: BLE001 - no one is here to raise it to
-            self._hook_failed(group.exceptions[0] if len(group.exceptions) == 1 else group)
+            failed = group
+        finally:
+            if interrupted is not None:
+                try:
+                    signal.raise_signal(signal.SIGINT)  # once more, for the main task
+                except BaseException:  # noqa: BLE001 - by a handler of the user's: as above
+                    failed = failed or interrupted
+            if failed is not None:
+                self._hook_failed(failed.exceptions[0] if len(failed.exceptions) == 1 else failed)
 
     def _hook_failed(self, error: BaseException) -> None:
+        self._transport.announce_no_more()
         extra = self._log_fields("written_hook_failed", error)
         self._fail("a message_written hook failed", error, extra)
 
@@ -870,7 +878,7 @@ class Connection(
     def _fail(self, what: str, error: BaseException, extra: dict[str, Any]) -> None:
         """Give the connection up, for something of its user's has failed, but not its handler."""
         _logger.error("%s; %r is closed", what, self, exc_info=error, extra=extra)
-        self._transport.announce_no_more()
+        self._is_logged = True
         self._reason = self._reason or error
         self._failed = True
         failure = trio.BrokenResourceError(what)
@@ -911,20 +919,19 @@ class Connection(
             flushing.deadline = trio.current_time() + self._limits.close_timeout
             with flushing:
                 try:
-                    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                        await transport.finish()
+                    await transport.finish()
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    transport.is_told = was_told  # nobody but this task has heard
                 finally:
                     reason = self._natural_reason()  # now, for closing may read on
-                    failure = transport.error
+                    is_broken = transport.error is not None
                     await transport.aclose()
-            if transport.queued and not was_told and not self._failed:
-                if failure is not None:
-                    self._tell_of_unsent(in_words(failure, ERROR_SHOWN), failure)
-                elif trio.current_time() >= flushing.deadline:  # or another task has cut it short
-                    self._tell_of_unsent(
-                        f"the peer did not take them in {self._limits.close_timeout} seconds; the "
-                        "setting is close_timeout"
-                    )
+            # Or else another task, cancelled, has cut it short.
+            if is_broken or trio.current_time() >= flushing.deadline:
+                self._note_unsent(
+                    f"the peer did not take them in {self._limits.close_timeout} seconds; the "
+                    "setting is close_timeout"
+                )
         except trio.Cancelled:
             self._reason = self._reason or CloseReason.CANCELLED
             raise
@@ -938,12 +945,26 @@ class Connection(
                     emitter._end()
             closed.set()
 
-    def _tell_of_unsent(self, reason: str, failure: BaseException | None = None) -> None:
-        """What was queued has not been sent, and nobody else will hear of it."""
-        unsent = self._transport.queued
+    def _note_unsent(self, reason: str) -> None:
+        """Log what was queued and not sent, unless somebody has heard of that.
+
+        Args:
+          reason: Why, if the connection was not broken before.
+        """
+        transport = self._transport
+        unsent = transport.queued
+        if not unsent or transport.is_told or self._is_logged:
+            return
+        self._is_logged = True
+        failure = transport.error
+        if isinstance(failure, trio.ClosedResourceError):  # by closing
+            failure = None
         # A reset is everyday life; a peer that takes nothing is worth a look.
-        is_reset = failure is not None and not isinstance(failure, BytetalkError)
-        level = logging.INFO if is_reset else logging.WARNING
+        level = logging.WARNING
+        if failure is not None:
+            reason = in_words(failure, ERROR_SHOWN)
+            if not isinstance(failure, BytetalkError):
+                level = logging.INFO
         extra = self._log_fields("unsent", failure, unsent=unsent)
         words = "%r is closed with %d bytes unsent: %s"
         _logger.log(level, words, self, unsent, reason, extra=extra)

@@ -33,9 +33,12 @@ def reason_of(error: BaseException) -> str:
 
     A system's has no number there, and one of the ssl module's no line of that module.
     """
-    if isinstance(error, OSError) and error.strerror and error.filename is None:
-        return str(error.strerror).partition(" (_ssl.c:")[0]
-    return str(error) or repr(error)
+    try:
+        if isinstance(error, OSError) and error.strerror and error.filename is None:
+            return str(error.strerror).partition(" (_ssl.c:")[0]
+        return str(error) or repr(error)
+    except Exception:  # noqa: BLE001 - as above
+        return f"{type(error).__name__}, whose words could not be had"
 
 
 class BytetalkError(Exception):

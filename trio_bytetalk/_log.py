@@ -60,9 +60,14 @@ def _guard(record: logging.LogRecord) -> bool:
     text that it finds here; the exception itself stays in the record as it is.
     """
     error = record.exc_info[1] if record.exc_info else None
-    if error is not None and not all(text.isprintable() for text in _words(error)):
-        lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
-        record.exc_text = "\n".join(_MARGIN + _printable(line) for line in lines)
+    if error is not None:
+        try:
+            if not all(text.isprintable() for text in _words(error)):
+                lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+                record.exc_text = "\n".join(_MARGIN + _printable(line) for line in lines)
+        except Exception:  # noqa: BLE001 - what is so odd must not end who logs it
+            words = f"{type(error).__name__}: {in_words(error, ERROR_SHOWN)}"
+            record.exc_text = f"{_MARGIN}(no traceback could be made) {_printable(words)}"
     return True
 
 
@@ -72,7 +77,7 @@ def _printable(line: str) -> str:
 
 def _words(error: BaseException) -> Iterator[str]:
     """What a traceback says of ``error`` and of all that led to it, apart from code."""
-    left = [traceback.TracebackException.from_exception(error, lookup_lines=False)]
+    left = [traceback.TracebackException.from_exception(error, limit=0)]
     while left:
         one = left.pop()
         for text in one.format_exception_only():

@@ -469,8 +469,9 @@ class Server(Generic[SendT, ReceiveT]):
           EncodeError: if a codec in use cannot represent the message. Nothing was queued then.
               (A stateful writer encodes only when there is room, so after others have queued.)
 
-        If the server's codec raises something else, so does this. A writer or codec that a
-        connection was given later ends that connection then.
+        If the server's codec raises something else, so does this (and with a stateful writer, some
+        have the message already). A writer or codec that a connection was given later ends that
+        connection then.
 
         Connections whose ``on_connect`` hooks are still at work are left out: their protocol is
         not settled.
@@ -803,8 +804,8 @@ class Server(Generic[SendT, ReceiveT]):
             except trio.Cancelled:
                 if run.stopping:  # and the stop's time was over while the last was being sent
                     connection._conclude(CloseReason.SERVER_STOPPED)
-                    if connection._transport.queued:
-                        connection._tell_of_unsent("the time of Server.stop was over")
+                    if trio.current_time() >= run.serving.deadline:
+                        connection._note_unsent("the time of Server.stop was over")
                 raise
 
     async def _tell_of_beginning(self, connection: Connection[SendT, ReceiveT]) -> None:
@@ -879,7 +880,7 @@ def _judge(
         pass  # a hook had failed, which was logged, and this is what came of it
     elif all(connection._is_peers_fault(leaf) for leaf in leaves):
         connection._conclude(leaves[0])
-        connection._transport.is_told = True
+        connection._is_logged = True
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
         level = logging.WARNING if isinstance(leaves[0], BytetalkError) else logging.INFO
         ending = connection._ending().value
@@ -888,7 +889,6 @@ def _judge(
         _logger.log(level, "%r ends: %s", connection, words, extra=extra)
     else:
         connection._conclude(ours, failed=True)
-        connection._transport.is_told = True
         extra = connection._log_fields("handler_failed", ours, ending=Ending.FAILED.value)
         words = "the handler or a hook of %r failed"
         _logger.error(words, connection, exc_info=ours, extra=extra)

@@ -214,7 +214,7 @@ class Transport(ABC):
     """Why nothing more can be written, once that is so."""
 
     is_told: bool = attrs.field(default=False, init=False)
-    """Whether somebody has heard that not all is sent."""
+    """Whether somebody has heard of `error`, and so that not all is sent."""
 
     _queue: list[Buffer] = attrs.field(factory=list, init=False)
     # Made when there is the first: an empty deque takes 600 bytes.
@@ -342,7 +342,7 @@ class Transport(ABC):
     def check(self) -> None:
         """Raise what the use of a transport that takes no more frames gets."""
         if self.refusal is not None:
-            self.is_told = True
+            self.is_told |= self.refusal is self.error
             raise again(self.refusal)
 
     def defer(self) -> None:
