@@ -1109,6 +1109,68 @@ async def test_what_was_not_sent_when_it_is_closed_is_logged(
     await tight_pair[1].aclose()
 
 
+@pytest.mark.parametrize("method", ["flush", "send_eof"])
+async def test_who_only_hears_that_it_was_closed_is_not_told_of_what_was_not_sent(
+    method: str,
+    tight_pair: Pair,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, peer = tight_pair
+    connection = connect(ours, close_timeout=5)
+    await connection.send(bytes(200_000))
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await getattr(connection, method)()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+    await peer.aclose()
+    (record,) = caplog.records
+    assert "the setting is close_timeout" in record.getMessage()
+
+
+async def test_who_flushes_as_it_breaks_in_closing_is_told_and_not_the_log(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="trio_bytetalk")
+    for _ in range(10):  # in which order the two hear of it is random
+        ours, peer = trio.testing.lockstep_stream_pair()
+        connection = connect(ours)
+        await connection.send(bytes(200_000))
+
+        async def flush(connection: AnyConnection = connection) -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await connection.flush()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush)
+            nursery.start_soon(connection.aclose)
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.aclose()
+    assert caplog.records == []
+
+
+async def test_a_stream_that_is_closed_under_its_connection_is_no_slow_peer(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="trio_bytetalk")
+    ours, peer = trio.testing.lockstep_stream_pair()
+    connection = connect(ours)
+    await connection.send(bytes(200_000))
+    await trio.testing.wait_all_tasks_blocked()
+    await ours.aclose()
+    await connection.aclose()
+    await peer.aclose()
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "close_timeout" not in record.getMessage()
+
+
 async def test_what_was_not_sent_to_a_peer_that_has_finished_is_logged(
     connect: Connect,
     caplog: pytest.LogCaptureFixture,

@@ -1514,6 +1514,25 @@ async def test_what_was_logged_at_closing_is_not_logged_again_at_the_stop(
     assert "setting is close_timeout" in only_record(caplog).getMessage()
 
 
+async def test_what_was_lost_before_the_stop_is_not_blamed_on_its_time(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cut_and_sleep(connection: BytesConnection) -> None:
+        await connection.send(bytes(100_000))
+        with trio.move_on_after(1):
+            await connection.aclose()
+        await trio.sleep_forever()
+
+    server = Server(cut_and_sleep)
+    ours, peer = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.sleep(10)
+        server.stop(0)
+    await peer.aclose()
+    assert logged(caplog) == []
+
+
 async def test_a_stop_without_a_limit_that_the_program_cancels_is_not_over_time(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

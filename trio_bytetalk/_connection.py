@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import itertools
@@ -912,22 +913,19 @@ class Connection(
         self._closed = self._special = True
         self._settle()
         transport = self._transport
-        was_told = transport.is_told
         transport.refuse(trio.ClosedResourceError("this connection was closed"))
         transport.interrupt()
         try:
             flushing.deadline = trio.current_time() + self._limits.close_timeout
             with flushing:
                 try:
-                    await transport.finish()
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    transport.is_told = was_told  # nobody but this task has heard
+                    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await transport.finish()
                 finally:
                     reason = self._natural_reason()  # now, for closing may read on
-                    is_broken = transport.error is not None
                     await transport.aclose()
             # Or else another task, cancelled, has cut it short.
-            if is_broken or trio.current_time() >= flushing.deadline:
+            if transport.failure is not None or trio.current_time() >= flushing.deadline:
                 self._note_unsent(
                     f"the peer did not take them in {self._limits.close_timeout} seconds; the "
                     "setting is close_timeout"
@@ -956,9 +954,7 @@ class Connection(
         if not unsent or transport.is_told or self._is_logged:
             return
         self._is_logged = True
-        failure = transport.error
-        if isinstance(failure, trio.ClosedResourceError):  # by closing
-            failure = None
+        failure = transport.failure
         # A reset is everyday life; a peer that takes nothing is worth a look.
         level = logging.WARNING
         if failure is not None:

@@ -799,12 +799,13 @@ class Server(Generic[SendT, ReceiveT]):
             if rest is not None:
                 raise rest from None
         finally:
+            was_closed = connection.close_reason is not None
             try:
                 await connection.aclose()
             except trio.Cancelled:
                 if run.stopping:  # and the stop's time was over while the last was being sent
                     connection._conclude(CloseReason.SERVER_STOPPED)
-                    if trio.current_time() >= run.serving.deadline:
+                    if not was_closed and trio.current_time() >= run.serving.deadline:
                         connection._note_unsent("the time of Server.stop was over")
                 raise
 

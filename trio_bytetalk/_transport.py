@@ -214,7 +214,9 @@ class Transport(ABC):
     """Why nothing more can be written, once that is so."""
 
     is_told: bool = attrs.field(default=False, init=False)
-    """Whether somebody has heard of `error`, and so that not all is sent."""
+    """Whether somebody has heard of `failure`, and so that not all is sent."""
+
+    _closed: Exception | None = attrs.field(default=None, init=False)  # what `error` is by closing
 
     _queue: list[Buffer] = attrs.field(factory=list, init=False)
     # Made when there is the first: an empty deque takes 600 bytes.
@@ -342,7 +344,7 @@ class Transport(ABC):
     def check(self) -> None:
         """Raise what the use of a transport that takes no more frames gets."""
         if self.refusal is not None:
-            self.is_told |= self.refusal is self.error
+            self.is_told |= self.refusal is self.failure
             raise again(self.refusal)
 
     def defer(self) -> None:
@@ -361,22 +363,27 @@ class Transport(ABC):
         Raises:
           trio.ClosedResourceError, trio.BrokenResourceError: if it will never have them.
         """
+        try:
+            await self._drained()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.is_told |= self.failure is not None
+            raise
+        await trio.lowlevel.checkpoint()
+
+    async def _drained(self) -> None:
         target = self.bytes_written + self.queued
         self.flush_now()
         while self.bytes_written < target:
             if self.error is not None:
-                self.is_told = True
                 raise again(self.error)
             await self._wait_for_progress()
-        await trio.lowlevel.checkpoint()
 
     async def finish(self) -> None:
         """`drain`, and wait until everything written is announced.
 
-        Not a checkpoint if there is nothing to do.
+        Not a checkpoint if there is nothing to do; and nobody is told by this.
         """
-        if self.queued:
-            await self.drain()
+        await self._drained()
         while self._announcements and self.error is None and not self.in_announcement:
             await self._wait_for_progress()
 
@@ -407,6 +414,11 @@ class Transport(ABC):
     def most_queued(self) -> int:
         """The largest value that `queued` has had."""
         return max(self._most_queued, self.queued)
+
+    @property
+    def failure(self) -> Exception | None:
+        """`error`, if it was not closing that brought it about."""
+        return None if self.error is self._closed else self.error
 
     @property
     def is_full(self) -> bool:
@@ -450,7 +462,8 @@ class Transport(ABC):
 
     def _end(self) -> None:
         """No more writing, and no more announcements; one that is under way is cancelled."""
-        self.fail(trio.ClosedResourceError("the connection was closed"))
+        self._closed = trio.ClosedResourceError("the connection was closed")
+        self.fail(self._closed)
         self.announce_no_more()
         if self._send_timer is not None:
             self._send_timer.forget()
