@@ -1149,6 +1149,7 @@ async def test_who_flushes_as_it_breaks_in_closing_is_told_and_not_the_log(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flush)
+            await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(connection.aclose)
             await trio.testing.wait_all_tasks_blocked()
             await peer.aclose()
