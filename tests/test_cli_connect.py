@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import pty
 import re
 import select
 import signal
 import ssl
+import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
             patch.setattr(sys, "stdin", stdin)
             patch.setattr(sys, "stdout", stdout)
             # Signals are the main thread's, which the server of these tests is in.
-            patch.setattr(connect, "_sigterm_as_ctrl_c", contextlib.nullcontext)
+            patch.setattr(connect, "_sigterm_as_ctrl_c", lambda **_: contextlib.nullcontext())
             with pytest.raises(SystemExit) as ended:
                 await trio.to_thread.run_sync(partial(program.main, arguments, "bytetalk"))
         code = ended.value.code
@@ -352,7 +354,7 @@ def test_sigterm_is_an_interrupt_once() -> None:
     before = signal.getsignal(signal.SIGTERM)
     on_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with connect._sigterm_as_ctrl_c():
+        with connect._sigterm_as_ctrl_c(is_typed=False):
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -447,10 +449,19 @@ class Session:
 
 
 @contextlib.asynccontextmanager
-async def session(*words: object) -> AsyncIterator[Session]:
+async def session(*words: object, prefix: Sequence[str] = ()) -> AsyncIterator[Session]:
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
-    command = [sys.executable, "-W", "error", "-m", "trio_bytetalk", "connect", *map(str, words)]
+    command = [
+        *prefix,
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "trio_bytetalk",
+        "connect",
+        *map(str, words),
+    ]
     try:
         with trio.fail_after(PATIENCE):
             process = await trio.lowlevel.open_process(
@@ -501,6 +512,54 @@ async def test_ctrl_c_at_a_terminal(how: str, nursery: trio.Nursery) -> None:
             at.process.send_signal(signal.Signals[how])
         await at.shows("1 sent, 1 received")
         assert await at.end() == 130
+
+
+async def test_the_terminal_is_restored_at_sigterm_though_a_shell_ignores_ctrl_c(
+    nursery: trio.Nursery,
+) -> None:
+    port = await serve(nursery)
+    ignoring = ("sh", "-c", """trap '' INT; exec "$@" """, "sh")
+    async with session(f":{port}", prefix=ignoring) as at:
+        await at.shows("Ctrl-D ends.", PROMPT)
+        at.process.send_signal(signal.SIGTERM)
+        await at.shows("0 sent, 0 received")
+        assert await at.end() == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_it_is_interrupted_where_nobody_reads_the_output(
+    number: signal.Signals, nursery: trio.Nursery
+) -> None:
+    """Once is enough: it does not wait until everything is written."""
+    held_up = trio.Event()
+
+    async def send_until_it_is_taken_no_more(connection: Connection[Any, Any]) -> None:
+        await connection.receive()
+        with trio.move_on_after(math.inf) as patience:
+            while True:
+                patience.deadline = trio.current_time() + 1  # nothing is taken for so long
+                await connection.send(bytes(100_000))
+                await connection.flush()
+        held_up.set()
+        await trio.sleep_forever()
+
+    port = await serve(nursery, send_until_it_is_taken_no_more)
+    command = [sys.executable, "-m", "trio_bytetalk", "connect", f":{port}", "-i", "whole"]
+    with trio.fail_after(PATIENCE):
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+        )
+        try:
+            assert process.stdin is not None
+            await process.stdin.send_all(b"begin")
+            await process.stdin.aclose()
+            await held_up.wait()
+            process.send_signal(number)
+            assert await process.wait() == 130
+        finally:
+            process.kill()
+            assert process.stdout is not None
+            await process.stdout.aclose()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

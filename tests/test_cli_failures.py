@@ -33,6 +33,7 @@ from trio_bytetalk._cli.failures import (
     Failure,
     cannot_listen,
     run,
+    say,
     too_few_replies,
 )
 from trio_bytetalk._cli.main import Program
@@ -471,3 +472,17 @@ def test_an_output_that_is_full_or_closed_is_no_mistake_of_the_programs() -> Non
 def test_ctrl_c_outside_of_trio() -> None:
     result = invoke("choose", "ctrl-c")
     assert (result.exit_code, result.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_what_cannot_be_said_is_no_failure(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("a word")
+    assert capsys.readouterr().err == "a word\n"
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(click, "echo", refuse)
+    say("another")

@@ -12,7 +12,8 @@ def main() -> None:
     """Run the program; without the extra that it needs, say how to have it."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before the program began
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - to the end
+            nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the program's end closes it
+            setattr(sys, name, nowhere)
     try:
         from ._cli.main import program
 

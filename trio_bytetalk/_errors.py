@@ -37,7 +37,7 @@ def reason_of(error: BaseException) -> str:
         if isinstance(error, OSError) and error.strerror and error.filename is None:
             return str(error.strerror).partition(" (_ssl.c:")[0]
         return str(error) or repr(error)
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001 - it may be a user's own, and fail at this, too
         return f"{type(error).__name__}, whose words could not be had"
 
 

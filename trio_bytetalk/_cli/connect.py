@@ -121,7 +121,7 @@ def command(
     if output is Output.RAW and _is_terminal(sys.stdout):
         raise click.UsageError("--output raw is not for a terminal, but for a file or a pipe")
     options = Options(codec, timeout, input_, output, replies, wait)
-    with _sigterm_as_ctrl_c():
+    with _sigterm_as_ctrl_c(is_typed=_is_typed(input_, output)):
         failures.run(_main, address, security, options)
 
 
@@ -165,14 +165,13 @@ async def _pipe(connection: Connection[Any, Any], options: Options, unsent: Unse
     # After an error, nobody thinks that all has arrived.
     await connection.aclose()
     if unsent.bytes:
-        click.echo(_not_taken(unsent), err=True)
+        failures.say(_not_taken(unsent))
     numbers = connection.statistics()
     is_finished = connection.close_reason is CloseReason.END_OF_STREAM
     if is_finished and numbers.bytes_sent and not numbers.bytes_received:
-        click.echo(
+        failures.say(
             "the peer finished and sent nothing (if that is not its way: does it use TLS, or "
-            "another codec?)",
-            err=True,
+            "another codec?)"
         )
 
 
@@ -188,19 +187,20 @@ def _is_typed(input_: Input, output: Output) -> bool:
 
 async def _converse(connection: Connection[Any, Any], options: Options, unsent: Unsent) -> None:
     peer = name_of(connection.remote_address)
-    click.echo(f"Connected to {peer}; /help says what can be typed, Ctrl-D ends.", err=True)
+    failures.say(f"Connected to {peer}; /help says what can be typed, Ctrl-D ends.")
     try:
         await Conversation(connection, options.codec, options.replies).run()
     finally:
         await connection.aclose()
-        click.echo(_summary(connection, unsent), err=True)
+        failures.say(_summary(connection, unsent))
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def _sigterm_as_ctrl_c(*, is_typed: bool) -> Iterator[None]:
     """Within this block, SIGTERM ends the program as Ctrl-C does; a second one, at once.
 
-    So the terminal is left as it was before.
+    So the terminal is left as it was before. Who types there may interrupt, whatever a shell
+    ignores.
     """
 
     def interrupt(number: int, _frame: object) -> None:
@@ -210,9 +210,13 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.raise_signal(number if is_ignored else signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+    if is_typed:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, on_ctrl_c)
         signal.signal(signal.SIGTERM, before)
 
 

@@ -89,6 +89,12 @@ _PASSING: Final = (
 )
 
 
+def say(line: str) -> None:
+    """Print a line on stderr, if that can be: what is said there is nothing to fail for."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
 class Failure(click.ClickException):
     """Ends the program with exit code 1 and one line on stderr."""
 

@@ -146,8 +146,8 @@ class Piping:
           ProtocolError, trio.BrokenResourceError: as `Connection.receive` does.
           OSError: as ``read`` and ``write`` do.
 
-        What was received before an error is written. Cancelled, it leaves the threads alone that
-        read and write.
+        What was received before an error is written. Cancelled or interrupted, it leaves the
+        threads alone that read and write, for nobody may ever read the output.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sink.run)
@@ -155,9 +155,11 @@ class Piping:
                 with self._scope:
                     await self._exchange()
                 self._judge()
-            finally:
+            except Exception:
                 await self._sink.drain()
-                nursery.cancel_scope.cancel()
+                raise
+            await self._sink.drain()
+            nursery.cancel_scope.cancel()
 
     async def _exchange(self) -> None:
         async with trio.open_nursery() as nursery:

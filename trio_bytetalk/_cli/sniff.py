@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import ssl
 import sys
@@ -336,8 +335,7 @@ def command(
     )
 
     def say(line: str) -> None:
-        with contextlib.suppress(OSError):  # the connections are of more weight
-            click.echo(with_arrows(line, sys.stderr.encoding), err=True)
+        failures.say(with_arrows(line, sys.stderr.encoding))
 
     allow_all_descriptors()  # each connection needs two
     is_whole = failures.run(run, sniffer, listen, target, say)
