@@ -350,14 +350,18 @@ async def test_fewer_replies_than_wanted(
     assert error == "Error: only 0 of 1 replies came"
 
 
-def test_sigterm_is_an_interrupt_once() -> None:
+@pytest.mark.parametrize("is_typed", [False, True])
+def test_sigterm_is_an_interrupt_once(is_typed: bool) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    on_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # For who types, also where a shell has Ctrl-C ignored.
+    handler = signal.SIG_IGN if is_typed else signal.default_int_handler
+    on_ctrl_c = signal.signal(signal.SIGINT, handler)
     try:
-        with connect._sigterm_as_ctrl_c(is_typed=False):
+        with connect._sigterm_as_ctrl_c(is_typed=is_typed):
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, on_ctrl_c)
     assert signal.getsignal(signal.SIGTERM) is before
