@@ -1514,6 +1514,24 @@ async def test_what_was_logged_at_closing_is_not_logged_again_at_the_stop(
     assert "setting is close_timeout" in only_record(caplog).getMessage()
 
 
+async def test_what_was_not_sent_is_logged_though_the_closing_cancels_the_handler(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For another task of its nursery flushes, and fails."""
+
+    async def flush_and_close(connection: BytesConnection) -> None:
+        await connection.send(bytes(100_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            await connection.aclose()
+
+    ours, peer = trio.testing.lockstep_stream_pair()
+    await Server(flush_and_close, close_timeout=5).serve_stream(ours)
+    await peer.aclose()
+    assert "setting is close_timeout" in only_record(caplog).getMessage()
+
+
 async def test_what_was_lost_before_the_stop_is_not_blamed_on_its_time(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -924,16 +924,17 @@ class Connection(
                 finally:
                     reason = self._natural_reason()  # now, for closing may read on
                     await transport.aclose()
-            # Or else another task, cancelled, has cut it short.
-            if transport.failure is not None or trio.current_time() >= flushing.deadline:
-                self._note_unsent(
-                    f"the peer did not take them in {self._limits.close_timeout} seconds; the "
-                    "setting is close_timeout"
-                )
+            if transport.failure is not None:
+                self._note_unsent()
         except trio.Cancelled:
             self._reason = self._reason or CloseReason.CANCELLED
             raise
         finally:
+            if trio.current_time() >= flushing.deadline:
+                self._note_unsent(
+                    f"the peer did not take them in {self._limits.close_timeout} seconds; the "
+                    "setting is close_timeout"
+                )
             self.close_reason = self._reason or reason
             self._ended = trio.current_time()
             if self._timer is not None:
@@ -943,7 +944,7 @@ class Connection(
                     emitter._end()
             closed.set()
 
-    def _note_unsent(self, reason: str) -> None:
+    def _note_unsent(self, reason: str = "") -> None:
         """Log what was queued and not sent, unless somebody has heard of that.
 
         Args:

@@ -216,7 +216,7 @@ class Transport(ABC):
     is_told: bool = attrs.field(default=False, init=False)
     """Whether somebody has heard of `failure`, and so that not all is sent."""
 
-    _closed: Exception | None = attrs.field(default=None, init=False)  # what `error` is by closing
+    _is_closed: bool = attrs.field(default=False, init=False)  # and had not failed before
 
     _queue: list[Buffer] = attrs.field(factory=list, init=False)
     # Made when there is the first: an empty deque takes 600 bytes.
@@ -418,7 +418,7 @@ class Transport(ABC):
     @property
     def failure(self) -> Exception | None:
         """`error`, if it was not closing that brought it about."""
-        return None if self.error is self._closed else self.error
+        return None if self._is_closed else self.error
 
     @property
     def is_full(self) -> bool:
@@ -462,8 +462,9 @@ class Transport(ABC):
 
     def _end(self) -> None:
         """No more writing, and no more announcements; one that is under way is cancelled."""
-        self._closed = trio.ClosedResourceError("the connection was closed")
-        self.fail(self._closed)
+        if self.error is None:
+            self._is_closed = True
+            self.fail(trio.ClosedResourceError("the connection was closed"))
         self.announce_no_more()
         if self._send_timer is not None:
             self._send_timer.forget()
@@ -777,7 +778,6 @@ class StreamTransport(Transport):
             self._start_pump()
 
     async def aclose(self) -> None:
-        healthy = self.error is None
         self._closing = trio.Event()
         self._end()
         try:
@@ -786,7 +786,7 @@ class StreamTransport(Transport):
                     self.interrupt()
                     await self._closing.wait()
             finally:
-                if healthy:
+                if self._is_closed:
                     await _close(self.stream)
                 elif self._is_stuck:
                     await trio.aclose_forcefully(self.stream)  # a closing word would wait, too
@@ -1084,10 +1084,9 @@ class SocketTransport(Transport):
             raise broken(error) from error
 
     async def aclose(self) -> None:
-        healthy = self.error is None
         self._end()
         try:
-            if healthy and not self._peer_finished:
+            if self._is_closed and not self._peer_finished:
                 await self._linger()
         finally:
             self._readiness.close()
