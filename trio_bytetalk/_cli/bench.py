@@ -22,7 +22,7 @@ from .bench_report import About, as_html, as_json
 from .bench_view import Picture, error_words, plan_words, print_text, results, second_line
 from .codecs import named_codec_option
 from .descriptors import allow_descriptors
-from .failures import INTERRUPTED, explained, run
+from .failures import INTERRUPTED, explained, run, say
 from .load import Load, Opener, Plan, Result
 from .messages import parse_message
 from .payload import DEFAULT_SIZE, Payload, checked, generated
@@ -222,8 +222,7 @@ def _write(file: str, text: str) -> None:
         click.echo(text)
         return
     Path(file).write_text(text + "\n", encoding="utf-8")
-    with contextlib.suppress(OSError):  # whether it is told or not, it is written
-        click.echo(f"written: {file}", err=True)
+    say(f"written: {file}")  # whether it is told or not, it is written
 
 
 class _Stderr(Console):
