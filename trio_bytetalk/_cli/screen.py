@@ -77,7 +77,7 @@ class Screen:
             self._before = None
 
     async def draw(self, picture: RenderableType) -> None:
-        """Draw in another thread: a terminal that takes no more holds up the view, and nothing else."""
+        """Draw in another thread, for a terminal that takes no more must hold up nothing else."""
         await trio.to_thread.run_sync(partial(self._live.update, picture, refresh=True))
 
     async def give_back_at_ctrl_z(self) -> NoReturn:
