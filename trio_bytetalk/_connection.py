@@ -820,19 +820,15 @@ class Connection(
             frames[id(codec)] = frame
         return frame
 
-    def _queue_broadcast(self, frame: Frame, message: SendT, due: list[Transport]) -> bool | None:
-        """Queue a frame for the next turn; False if the queue is full, None if it is closed.
-
-        A transport that ``due`` is given has to be flushed in that turn.
-        """
+    def _queue_broadcast(self, frame: Frame, message: SendT) -> bool | None:
+        """Queue a frame for the next turn; False if the queue is full, None if it is closed."""
         transport = self._transport
         if transport.clear and type(frame) is tuple and not self._on_written._listeners:
             (single,) = frame
             self._messages_sent += 1
             transport.collect(single)
             if not transport.deferring:
-                transport.deferring = True
-                due.append(transport)
+                transport.defer()
             return True
         try:
             if not self._put_nowait(frame, message):

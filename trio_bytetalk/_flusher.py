@@ -43,25 +43,24 @@ class _Flusher:
             if not self.due:
                 self.parked = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self.abort)
-            due, self.due = self.due, []
-            for end in range(_BATCH, len(due) + _BATCH, _BATCH):
-                for flushable in due[end - _BATCH : end]:
-                    flushable.flush_now()
-                if self.due or end < len(due):
-                    await trio.lowlevel.checkpoint()
+            due, self.due = self.due[:_BATCH], self.due[_BATCH:]
+            for flushable in due:
+                flushable.flush_now()
             del due, flushable  # which would hold them while we wait
+            if self.due:
+                await trio.lowlevel.checkpoint()
 
 
 _flusher: trio.lowlevel.RunVar[_Flusher] = trio.lowlevel.RunVar("trio_bytetalk._flusher")
 
 
-def flush_soon(*flushables: Flushable) -> None:
-    """Have ``flush_now()`` of each, one or more, called at the scheduler's next turn."""
+def flush_soon(flushable: Flushable) -> None:
+    """Have ``flushable.flush_now()`` called at the scheduler's next turn."""
     try:
         flusher = _flusher.get()
     except LookupError:
         flusher = _Flusher()
         _flusher.set(flusher)
         trio.lowlevel.spawn_system_task(flusher.run, name="trio_bytetalk: flusher")
-    flusher.due += flushables
+    flusher.due.append(flushable)
     flusher.wake()

@@ -43,12 +43,11 @@ from ._events import (
     check_async,
     deliver,
 )
-from ._flusher import flush_soon
 from ._length_prefixed import LengthPrefixed
 from ._limits import LimitOptions, Limits
 from ._listeners import open_tcp_listeners, open_unix_listener
 from ._log import ERROR_SHOWN, address_in_words, fields, get_logger
-from ._transport import Frame, Transport, address_of, close_forcefully
+from ._transport import Frame, address_of, close_forcefully
 
 _logger = get_logger("server")
 
@@ -498,32 +497,27 @@ class Server(Generic[SendT, ReceiveT]):
                 else:
                     to_queue.append((connection, frame))
         queued = skipped = 0
-        due: list[Transport] = []
-        try:
-            for connection, frame in to_queue:
-                try:
-                    outcome = connection._queue_broadcast(frame, message, due)
-                except EncodeError:
+        for connection, frame in to_queue:
+            try:
+                outcome = connection._queue_broadcast(frame, message)
+            except EncodeError:
+                raise
+            except Exception as error:
+                if connection._codec == self.codec:
                     raise
-                except Exception as error:
-                    if connection._codec == self.codec:
-                        raise
-                    connection._writer_failed(error)
-                    continue
-                if outcome is True:
-                    queued += 1
-                elif outcome is False:
-                    skipped += 1
-                    if when_full == "close" and connection._transport.is_full:
-                        connection._give_up(
-                            QueueFullError(
-                                "the connection had no room for a broadcast; "
-                                "the settings are write_buffer_size and when_full"
-                            )
+                connection._writer_failed(error)
+                continue
+            if outcome is True:
+                queued += 1
+            elif outcome is False:
+                skipped += 1
+                if when_full == "close" and connection._transport.is_full:
+                    connection._give_up(
+                        QueueFullError(
+                            "the connection had no room for a broadcast; "
+                            "the settings are write_buffer_size and when_full"
                         )
-        finally:
-            if due:
-                flush_soon(*due)
+                    )
         self._broadcasts_skipped += skipped
         return BroadcastResult(queued=queued, skipped=skipped)
 
