@@ -1861,6 +1861,40 @@ async def test_broadcast_leaves_out_who_is_found_to_be_broken() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def receive_on(connection: AnyConnection) -> None:
+    """Receive until that fails."""
+    while True:
+        await connection.receive()
+
+
+async def test_given_up_while_the_rest_is_received_it_has_not_ended_in_order() -> None:
+    outcomes = []
+    for steps in range(12):
+        ours, peer = memory()
+        connection: AnyConnection = connect_plainly(ours)
+        await peer.send_all(frame(b"x") * 5)
+        await peer.send_eof()
+        connection._stop()
+        given_up = False
+
+        async def give_up(connection: AnyConnection = connection, steps: int = steps) -> None:
+            nonlocal given_up
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            connection._give_up(trio.BrokenResourceError("given up"))
+            given_up = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
+            with pytest.raises((trio.BrokenResourceError, trio.EndOfChannel)) as caught:
+                await receive_on(connection)
+            outcomes.append((given_up, caught.type))
+        await connection.aclose()
+        await peer.aclose()
+    assert (True, trio.BrokenResourceError) in outcomes
+    assert (True, trio.EndOfChannel) not in outcomes
+
+
 @pytest.mark.parametrize("make", [memory, unix])
 async def test_stopped_server_ends_receiving_behind_what_has_arrived(
     make: Callable[[], Pair],

@@ -1532,6 +1532,21 @@ async def test_what_was_not_sent_is_logged_though_the_closing_cancels_the_handle
     assert "setting is close_timeout" in only_record(caplog).getMessage()
 
 
+async def test_a_peer_that_breaks_the_protocol_and_takes_nothing_has_one_record(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def send_much(connection: BytesConnection) -> None:
+        await connection.send(bytes(100_000))
+        await connection.receive()
+
+    ours, peer = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Server(send_much, close_timeout=5).serve_stream, ours)
+        await peer.send_all(b"\xff\xff\xff\xff")
+    await peer.aclose()
+    assert "ends: the peer announced a message of" in only_record(caplog).getMessage()
+
+
 async def test_what_was_lost_before_the_stop_is_not_blamed_on_its_time(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
