@@ -57,43 +57,13 @@ def test_how_a_connection_ended_is_told_once_by_serve_itself(
     handler = on_stderr()
     for _ in range(2):
         with logging_to(handler, logging.INFO):
-            LOGGER.warning("in other words", extra={"bytetalk_event": "connection_ended"})
+            for event in ("connection_ended", "unsent"):
+                LOGGER.warning("in other words", extra={"bytetalk_event": event})
             LOGGER.warning("another fault", extra={"bytetalk_event": "handshake_failed"})
     LOGGER.warning("in other words", extra={"bytetalk_event": "connection_ended"})
     assert [entry.text for entry in records.entries] == 2 * ["another fault"]
     assert "in other words" not in capsys.readouterr().err
     assert not handler.filters
-
-
-UNSENT = {"bytetalk_event": "unsent", "bytetalk_unsent": 754_165}
-
-
-@pytest.mark.parametrize(
-    ("fields", "line"),
-    [
-        ({"bytetalk_remote": "127.0.0.1:1"}, "127.0.0.1:1 has not taken 754,165 bytes"),
-        ({"bytetalk_remote": None}, "unix has not taken 754,165 bytes"),
-        (
-            {"bytetalk_remote": "[::1]:1", "bytetalk_reason": "the connection broke: reset"},
-            "[::1]:1 has not taken 754,165 bytes: the connection broke: reset",
-        ),
-    ],
-)
-def test_what_a_peer_has_not_taken_is_told_as_serve_tells_things(
-    fields: dict[str, str],
-    line: str,
-    records: LatestRecords,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with logging_to(on_stderr(), logging.INFO):
-        LOGGER.warning("%r is closed", "<Connection 1>", extra=UNSENT | fields)
-        LOGGER.warning("%s disconnected", "127.0.0.1:1")
-    assert [entry.text for entry in records.entries] == [line, "127.0.0.1:1 disconnected"]
-    lines = capsys.readouterr().err.splitlines()
-    assert [each[20:] for each in lines] == [
-        f"WARNING {line}",
-        "WARNING 127.0.0.1:1 disconnected",
-    ]
 
 
 def test_the_packages_records_are_counted_rather_than_shown(
@@ -102,7 +72,8 @@ def test_the_packages_records_are_counted_rather_than_shown(
     logger = logging.getLogger("trio_bytetalk")
     before = logger.level, logger.propagate, list(logger.handlers)
     with Unsent.counted() as unsent:
-        LOGGER.info("%r is closed", "<Connection 1>", extra=UNSENT)
+        fields = {"bytetalk_event": "unsent", "bytetalk_unsent": 754_165}
+        LOGGER.info("%r is closed", "<Connection 1>", extra=fields)
         LOGGER.warning("something else")
         logging.getLogger("mine").warning("my own")
     assert unsent.bytes == 754_165

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from pairs import memory, tcp
+from pairs import memory, tcp, unix
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_bytetalk import Connection, Netstring, Server, open_connection, open_unix_connection
@@ -43,6 +43,44 @@ async def test_a_connection_is_logged_with_what_it_has_done(
     assert connected == f"{address} connected"
     assert disconnected.startswith(
         f"{address} disconnected: the peer finished; in 1 message, 9 B; out 1 message, 9 B; "
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_reset", "reason", "level"),
+    [
+        (False, "closed on this side", logging.WARNING),
+        # Everyday life.
+        (True, "the connection broke: Connection reset by peer", logging.INFO),
+    ],
+)
+async def test_what_a_peer_has_not_taken_is_told_at_its_end(
+    is_reset: bool,
+    reason: str,
+    level: int,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def shout(connection: BytesConnection) -> None:
+        await connection.send(bytes(1024 * 1024))
+        if is_reset:
+            await connection.receive()
+
+    caplog.set_level(logging.INFO, "trio_bytetalk.serve")
+    server = Server(shout, close_timeout=5)
+    Peers(server)
+    ours, theirs = unix()
+    async with ours, trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, theirs)
+        await wait_all_tasks_blocked()
+        if is_reset:
+            await ours.aclose()
+    _, end = (record for record in caplog.records if record.name == "trio_bytetalk.serve")
+    assert end.levelno == level
+    assert re.fullmatch(
+        rf"unix#1 disconnected: {reason}; in 0 messages, 0 B; out 1 message, .*B, and [0-9,]+ "
+        "bytes that it has not taken; .*s",
+        end.getMessage(),
     )
 
 

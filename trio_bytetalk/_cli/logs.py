@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import sys
 import time
@@ -15,7 +14,6 @@ import attrs
 
 from .._errors import in_words, one_line
 from .escapes import printable
-from .figures import plural
 
 # How many of the latest records are kept for the live view: as many as a tall terminal has lines.
 _KEPT: Final = 200
@@ -31,9 +29,7 @@ class PrintableFormatter(logging.Formatter):
     """Has what peers sent, which may be part of a record or a traceback, obey nobody."""
 
     def format(self, record: logging.LogRecord) -> str:
-        ours = copy.copy(record)
-        ours.msg, ours.args = _message(record), None
-        return "\n".join(map(printable, super().format(ours).split("\n")))
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 _FORMATTER: Final = PrintableFormatter(
@@ -60,7 +56,7 @@ class LatestRecords(logging.Handler):
         self.count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = _message(record)
+        text = record.getMessage()
         if record.exc_info is not None and record.exc_info[1] is not None:
             error = record.exc_info[1]
             text = f"{text}: {type(error).__name__}: {in_words(error, _SHOWN)}"
@@ -110,7 +106,8 @@ def on_stderr() -> logging.Handler:
 def logging_to(handler: logging.Handler, level: int) -> Iterator[None]:
     """Within this block, all loggers' records from ``level`` on go to ``handler``.
 
-    But not the package's own of how a connection has ended, for `Peers` has one of that, too.
+    But not the package's own of how a connection has ended, and of what it has left unsent, for
+    `Peers` tells both.
     """
     root = logging.getLogger()
     before = root.level
@@ -126,14 +123,4 @@ def logging_to(handler: logging.Handler, level: int) -> Iterator[None]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return getattr(record, "bytetalk_event", None) != "connection_ended"
-
-
-def _message(record: logging.LogRecord) -> str:
-    """What a record says; of what a peer has not taken, without settings that no command has."""
-    if getattr(record, "bytetalk_event", None) != "unsent":
-        return record.getMessage()
-    facts = vars(record)
-    reason = f": {facts['bytetalk_reason']}" if "bytetalk_reason" in facts else ""
-    peer = facts["bytetalk_remote"] or "unix"
-    return f"{peer} has not taken {plural(facts['bytetalk_unsent'], 'byte')}{reason}"
+    return getattr(record, "bytetalk_event", None) not in ("connection_ended", "unsent")

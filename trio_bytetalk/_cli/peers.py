@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from .._connection import Connection, Ending
+from .._connection import CloseReason, Connection, Ending
 from .._errors import BytetalkError, in_words
 from .._server import Server
 from .addresses import name_of
@@ -84,17 +84,22 @@ class Peers:
         reason = in_words(connection.close_reason, _REASON_SHOWN)
         if connection._ending() is Ending.FAILED:  # the server has logged that, with a traceback
             reason = "its handler failed"
-        # As the server has it: what breaks the protocol is worth a look, a reset is not.
-        is_fault = isinstance(connection.close_reason, BytetalkError)
+        unsent = numbers.bytes_queued
+        # As the server has it: what breaks the protocol is worth a look, and what an orderly end
+        # leaves unsent; a reset is not.
+        is_news = isinstance(connection.close_reason, BytetalkError) or (
+            unsent and isinstance(connection.close_reason, CloseReason)
+        )
         _logger.log(
-            logging.WARNING if is_fault else logging.INFO,
-            "%s disconnected: %s; in %s, %s; out %s, %s; %s",
+            logging.WARNING if is_news else logging.INFO,
+            "%s disconnected: %s; in %s, %s; out %s, %s%s; %s",
             peer.address,
             reason,
             plural(numbers.messages_received, "message"),
             size(numbers.bytes_received),
             plural(numbers.messages_sent, "message"),
             size(numbers.bytes_sent),
+            f", and {plural(unsent, 'byte')} that it has not taken" if unsent else "",
             duration(trio.current_time() - peer.since),
         )
 
