@@ -9,7 +9,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import coverage
@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("trio_bytetalk")
 _PATIENCE = 60
 
 Connect = Callable[..., Connection[Any, Any]]
+StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
 
 def pytest_configure() -> None:
@@ -126,6 +127,14 @@ class Tls:
 
     server: ssl.SSLContext
     client: ssl.SSLContext
+
+    def at_server(self, stream: StreamT) -> trio.SSLStream[StreamT]:
+        """The server's end of TLS over ``stream``."""
+        return trio.SSLStream(stream, self.server, server_side=True)
+
+    def at_client(self, stream: StreamT) -> trio.SSLStream[StreamT]:
+        """The client's."""
+        return trio.SSLStream(stream, self.client, server_hostname="example.org")
 
 
 @pytest.fixture(scope="session")

@@ -168,7 +168,7 @@ async def echo_with_all_its_troubles(
 
     async with connection, trio.open_nursery() as nursery:
         if tls is not None:
-            peer = trio.SSLStream(peer, tls.client, server_hostname="example.org")
+            peer = tls.at_client(peer)
             nursery.start_soon(peer.do_handshake)
             await connection.start_tls(tls.server, server_side=True)
         if listening:

@@ -226,7 +226,7 @@ async def test_a_server_cancelled_anywhere_tells_all_and_leaves_nothing(
             except OSError:
                 return  # the server has been cancelled before
             if transport == "tls":
-                stream = trio.SSLStream(stream, tls.client, server_hostname="example.org")
+                stream = tls.at_client(stream)
             await client.talk(stream)
 
         started = _Started()

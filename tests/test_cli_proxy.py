@@ -354,8 +354,8 @@ async def test_reset_of_a_closed_stream_does_nothing() -> None:
 async def secure_pair(tls: Tls, raw: Callable[[], Pair] = memory) -> tuple[Any, Any]:
     """The two ends of a TLS connection, the server's first."""
     left, right = raw()
-    server = trio.SSLStream(left, tls.server, server_side=True)
-    client = trio.SSLStream(right, tls.client, server_hostname="example.org")
+    server = tls.at_server(left)
+    client = tls.at_client(right)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.do_handshake)
         nursery.start_soon(client.do_handshake)

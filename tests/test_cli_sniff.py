@@ -234,7 +234,7 @@ async def test_a_broken_connection_says_who_left() -> None:
 async def test_clients_by_tls(tls: Tls) -> None:
     sniffed = Sniffed.of(LengthPrefixed(), LengthPrefixed(), ssl_context=tls.server)
     raw, client = memory()
-    user = trio.SSLStream(raw, tls.client, server_hostname="example.org")
+    user = tls.at_client(raw)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sniffed.sniffer.converse, client, "user")
         await user.send_all(frame(b"hello"))

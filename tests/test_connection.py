@@ -2045,7 +2045,7 @@ async def test_tls_cut_off_is_no_end_of_stream(
     make: Callable[[], Pair], connect: Connect, tls: Tls
 ) -> None:
     ours, theirs = make()
-    peer = trio.SSLStream(theirs, tls.server, server_side=True)
+    peer = tls.at_server(theirs)
     connection = connect(ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.do_handshake)

@@ -469,7 +469,7 @@ def test_tls_cut_off_anywhere_is_never_a_clean_end(
 
             ours, theirs = memory()
             counting = Counting(theirs)
-            client = trio.SSLStream(counting, tls.client, server_hostname="example.org")
+            client = tls.at_client(counting)
 
             async def send() -> None:
                 async with counting:

@@ -392,10 +392,8 @@ async def test_of_a_cancelled_write_nothing_is_counted() -> None:
 
 async def test_a_truncated_tls_stream_is_no_clean_end(tls: Tls) -> None:
     left, right = trio.testing.memory_stream_pair()
-    server = trio.SSLStream(left, tls.server, server_side=True)
-    client = trio.SSLStream(
-        FaultyStream(right, receiving=[End(5000)]), tls.client, server_hostname="example.org"
-    )
+    server = tls.at_server(left)
+    client = tls.at_client(FaultyStream(right, receiving=[End(5000)]))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.send_all, bytes(100_000))
         with pytest.raises(trio.BrokenResourceError):

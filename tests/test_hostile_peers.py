@@ -84,7 +84,7 @@ class Site:
 
     async def dial_tls(self) -> trio.SSLStream[trio.SocketStream]:
         assert self.tls is not None
-        stream = trio.SSLStream(await self.dial(), self.tls.client, server_hostname="example.org")
+        stream = self.tls.at_client(await self.dial())
         await stream.do_handshake()
         return stream
 

@@ -177,9 +177,7 @@ async def test_tls_at_the_descriptor_limit(
     async def client(number: int) -> None:
         nonlocal served
         await sockets[number].connect(os.fspath(crowd.path))
-        stream = trio.SSLStream(
-            trio.SocketStream(sockets[number]), tls.client, server_hostname="example.org"
-        )
+        stream = tls.at_client(trio.SocketStream(sockets[number]))
         await stream.do_handshake()
         async with open_connection(stream) as connection:
             await talk(connection)

@@ -859,7 +859,7 @@ async def test_closing_after_a_send_timeout_says_no_more_to_who_takes_nothing(
     tls: Tls, connect: Connect, autojump_clock: trio.testing.MockClock
 ) -> None:
     ours, theirs = tight_unix()
-    peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+    peer = tls.at_client(theirs)
     connection = connect(ours, send_timeout=2, close_timeout=30)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.do_handshake)
@@ -1022,7 +1022,7 @@ async def test_closing_tls_with_unread_input_does_not_destroy_what_was_sent(
     pair: Pair, connect: Connect, tls: Tls, undecrypted: bool, nursery: trio.Nursery
 ) -> None:
     ours, peers = pair
-    peer = trio.SSLStream(peers, tls.client, server_hostname="example.org")
+    peer = tls.at_client(peers)
     connection = connect(ours)
     async with trio.open_nursery() as handshake:
         handshake.start_soon(partial(connection.start_tls, tls.server, server_side=True))
@@ -1045,10 +1045,10 @@ async def test_closing_tls_with_unread_input_does_not_destroy_what_was_sent(
 async def test_closing_tls_within_tls(connect: Connect, tls: Tls) -> None:
     """As through a proxy that is spoken to over TLS: each says its closing word."""
     ours, peers = tcp()
-    outer_peer = trio.SSLStream(peers, tls.client, server_hostname="example.org")
-    peer = trio.SSLStream(outer_peer, tls.client, server_hostname="example.org")
-    outer = trio.SSLStream(ours, tls.server, server_side=True)
-    inner = trio.SSLStream(outer, tls.server, server_side=True)
+    outer_peer = tls.at_client(peers)
+    peer = tls.at_client(outer_peer)
+    outer = tls.at_server(ours)
+    inner = tls.at_server(outer)
     connection = connect(inner)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.do_handshake)
@@ -1068,7 +1068,7 @@ async def test_closing_tls_before_its_handshake_does_not_begin_one(
     connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
 ) -> None:
     ours, peer = tcp()
-    connection = connect(trio.SSLStream(ours, tls.server, server_side=True), close_timeout=1)
+    connection = connect(tls.at_server(ours), close_timeout=1)
     await connection.aclose()
     await peer.aclose()
 
@@ -1796,7 +1796,7 @@ async def test_stopped_server_receives_what_has_arrived(
     peer: trio.abc.Stream = theirs
     serve = partial(server.serve_stream, ours)
     if secure:
-        peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+        peer = tls.at_client(theirs)
         serve = partial(serve, ssl_context=tls.server)
     messages = [b"%d" % number + bytes(50_000) for number in range(3)]
     async with trio.open_nursery() as nursery:
@@ -1868,8 +1868,8 @@ async def test_receiving_nothing_from_a_stopped_server_is_a_checkpoint(
     done = False
     stream: trio.abc.Stream = ours
     if secure:
-        stream = trio.SSLStream(ours, tls.server, server_side=True)
-        peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+        stream = tls.at_server(ours)
+        peer = tls.at_client(theirs)
 
     async def handle(connection: AnyConnection) -> None:
         nonlocal done
@@ -1891,8 +1891,8 @@ async def test_the_socket_is_closed_behind_a_stopped_server_that_receives_the_re
     tls: Tls,
 ) -> None:
     ours, theirs = tcp()
-    stream = trio.SSLStream(ours, tls.server, server_side=True)
-    peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+    stream = tls.at_server(ours)
+    peer = tls.at_client(theirs)
     errors: list[Exception] = []
 
     async def handle(connection: AnyConnection) -> None:
@@ -1921,8 +1921,8 @@ async def test_closed_by_another_task_while_a_stopped_server_receives_the_rest(
     stream: trio.abc.Stream = ours
     peer: trio.abc.Stream = theirs
     if secure:
-        stream = trio.SSLStream(ours, tls.server, server_side=True)
-        peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+        stream = tls.at_server(ours)
+        peer = tls.at_client(theirs)
 
     async def handle(connection: AnyConnection) -> None:
         assert await connection.receive() == b"first"
@@ -1968,8 +1968,8 @@ async def test_what_interrupts_receiving_the_rest_loses_none_of_it(
         stream: trio.abc.Stream = ours
         peer: trio.abc.Stream = theirs
         if secure:
-            stream = trio.SSLStream(ours, tls.server, server_side=True)
-            peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+            stream = tls.at_server(ours)
+            peer = tls.at_client(theirs)
         received: list[bytes] = []
         connections: list[AnyConnection] = []
         arrived = trio.Event()
@@ -2062,8 +2062,8 @@ async def test_broken_while_a_stopped_server_receives_the_rest_it_is_closed_all_
     steps: int, tls: Tls, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = tcp()
-    stream = trio.SSLStream(ours, tls.server, server_side=True)
-    peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+    stream = tls.at_server(ours)
+    peer = tls.at_client(theirs)
     arrived = trio.Event()
 
     async def handle(connection: AnyConnection) -> None:
@@ -2099,8 +2099,8 @@ async def test_broken_while_a_stopped_server_receives_the_rest_it_is_closed_all_
 async def test_cancelled_while_it_closes_and_another_task_receives_the_rest(tls: Tls) -> None:
     for steps in range(6):
         ours, theirs = tcp()
-        stream = trio.SSLStream(ours, tls.server, server_side=True)
-        peer = trio.SSLStream(theirs, tls.client, server_hostname="example.org")
+        stream = tls.at_server(ours)
+        peer = tls.at_client(theirs)
         arrived = trio.Event()
 
         async def handle(
@@ -2330,7 +2330,7 @@ async def test_addresses_are_the_sockets(connect: Connect) -> None:
 async def test_under_tls_addresses_are_the_sockets(connect: Connect, tls: Tls) -> None:
     ours, peer = tcp()
     expected = (ours.socket.getsockname(), ours.socket.getpeername())
-    connection = connect(trio.SSLStream(ours, tls.client, server_hostname="example.org"))
+    connection = connect(tls.at_client(ours))
     assert (connection.local_address, connection.remote_address) == expected
     await peer.aclose()
 
