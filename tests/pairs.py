@@ -54,6 +54,16 @@ def tcp() -> tuple[trio.SocketStream, trio.SocketStream]:
     )
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has a loopback interface for it."""
+    try:
+        with socket.socket(socket.AF_INET6) as listener:
+            listener.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 KINDS: dict[str, Callable[[], Pair]] = {
     "memory": memory,
     "lockstep": lockstep,

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 from names import Names
+from pairs import has_ipv6
 
 from trio_bytetalk import Connection, Lines, Server
 from trio_bytetalk._cli.addresses import (
@@ -30,16 +31,6 @@ from trio_bytetalk._cli.addresses import (
     parse_address,
     parse_host,
 )
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as listener:
-            listener.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
 
 HAS_IPV6 = has_ipv6()
 

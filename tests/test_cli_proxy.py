@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,7 +18,18 @@ import trio.testing
 from conftest import Tls
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import KINDS, Pair, Stream, lockstep, memory, read_exactly, read_to_end, tcp, tight_unix
+from pairs import (
+    KINDS,
+    Pair,
+    Stream,
+    has_ipv6,
+    lockstep,
+    memory,
+    read_exactly,
+    read_to_end,
+    tcp,
+    tight_unix,
+)
 from pairs import reset as reset_pair
 
 from trio_bytetalk._cli import proxy
@@ -33,16 +43,6 @@ from trio_bytetalk._cli.proxy import (
     reset,
     secured,
 )
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as listener:
-            listener.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
 
 WITH_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
 
