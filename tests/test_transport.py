@@ -1169,6 +1169,44 @@ async def test_reset_breaks_the_connection_for_good(connect: Connect, fast: bool
     assert isinstance(connection.close_reason.__cause__, ConnectionResetError)
 
 
+@pytest.mark.parametrize("with_epoll", [True, False])
+@pytest.mark.parametrize("begun", [b"", b"\0\0\0\5hel"])
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_a_reset_that_sending_meets_first_is_no_end_of_the_stream(
+    size: int, begun: bytes, with_epoll: bool, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells it once, and reading after that would find an end."""
+    if not with_epoll:
+        monkeypatch.setattr("trio_bytetalk._transport.EPOLL_AVAILABLE", False)
+    ours, peer = tcp()
+    connection = connect(ours)
+    await peer.send_all(frame(b"hello") + begun)
+    assert await connection.receive() == b"hello"
+    reset(peer)
+    with contextlib.suppress(trio.BrokenResourceError):
+        await connection.send(bytes(size))
+        await connection.flush()
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="Connection reset by peer"):
+            await connection.receive()
+    await connection.aclose()
+    assert str(connection.close_reason) == "the connection broke: Connection reset by peer"
+
+
+async def test_a_peer_that_closes_has_finished_though_sending_to_it_fails(
+    connect: Connect,
+) -> None:
+    ours, peer = tcp()
+    connection = connect(ours)
+    await peer.send_all(frame(b"hello"))
+    await peer.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await send_on(connection)
+    assert await connection.receive() == b"hello"
+    with pytest.raises(trio.EndOfChannel):
+        await connection.receive()
+
+
 async def test_sending_to_a_peer_that_is_gone_breaks_the_connection(
     pair: Pair, connect: Connect, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -560,11 +560,12 @@ class Connection(
                 return
             data = self._transport.take()
             reads += 1
-        if data is not None:
+        error = self._transport.error
+        if isinstance(error, GivenUpError) or (data is not None and self._transport.was_lost):
+            self._end = self._end or error
+        elif data is not None:
             self._eof = True
             self._end = self._end or trio.EndOfChannel("the peer finished")
-        elif isinstance(self._transport.error, GivenUpError):
-            self._end = self._transport.error
 
     async def _read_in_time(self) -> None:
         """Read until decoding again makes sense, or time is up."""

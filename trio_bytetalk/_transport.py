@@ -421,6 +421,16 @@ class Transport(ABC):
         return None if self._is_closed else self.error
 
     @property
+    def was_lost(self) -> bool:
+        """Whether writing has been told that the connection broke, and not by the peer's finishing.
+
+        The system says so only once, and to reading afterwards what looks like an end.
+        """
+        cause = self.error and self.error.__cause__
+        # It is a BrokenPipeError if the peer had finished before.
+        return isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError)
+
+    @property
     def is_full(self) -> bool:
         """Whether more is queued than is wanted."""
         return self.queued > self.limits.write_buffer_size
@@ -990,8 +1000,9 @@ class SocketTransport(Transport):
             self._count_write()
             try:
                 written = os.write(self._fd, frame)
-            except OSError:
-                written = 0  # what is wrong, if it is more than a full buffer, is seen again
+            except OSError as error:
+                self._keep((frame,), error)
+                return
             if written == size:
                 self.bytes_written += written
                 return
@@ -1009,8 +1020,9 @@ class SocketTransport(Transport):
             self._count_write()
             try:
                 written = os.writev(self._fd, pieces)
-            except OSError:
-                written = 0  # what is wrong, if it is more than a full buffer, is seen again
+            except OSError as error:
+                self._keep(pieces, error)
+                return
             if written == sum(map(len, pieces)):
                 self.bytes_written += written
                 return
@@ -1019,6 +1031,16 @@ class SocketTransport(Transport):
             self.flush_now()
         else:
             super().write_pieces(pieces)
+
+    def _keep(self, pieces: Sequence[Buffer], error: OSError) -> None:
+        """Queue a frame of which nothing could be written."""
+        self._enqueue(pieces, None)
+        if isinstance(error, BlockingIOError):
+            self._readiness.writable = False
+            self._start_pump()
+            self._update_clear()
+        else:
+            self.fail(broken(error))  # now: the system says only once what is wrong
 
     def flush_now(self) -> None:
         self.deferring = False
