@@ -188,7 +188,7 @@ async def test_two_tasks_cannot_receive_at_once(pair: Pair, connect: Connect) ->
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(trio.BusyResourceError):
             await connection.receive()
-        with pytest.raises(trio.BusyResourceError):
+        with pytest.raises(trio.BusyResourceError, match="or this is a hook"):
             await connection.start_tls(ssl.create_default_context(), server_hostname="x")
         await pair[1].send_all(frame(b"for the first"))
 
@@ -893,6 +893,110 @@ async def test_context_of_the_wrong_side_or_kind_is_refused_before_anything_is_s
     assert await read_exactly(right, 16) == frame(b"in the clear")
 
 
+async def test_what_had_been_sent_before_start_tls_leaves_in_the_clear(
+    connect: Connect, tls: Tls
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, write_buffer_size=1000)
+    peer = tls.at_client(theirs)
+    messages = [bytes([number]) * 100_000 for number in range(4)]
+    async with trio.open_nursery() as nursery:
+        for message in messages:  # all but the first wait for room
+            nursery.start_soon(connection.send, message)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.send, b"secret")
+        for message in messages:
+            assert await read_exactly(theirs, 100_004) == frame(message)
+        assert await peer.receive_some() == frame(b"secret")
+    await trio.aclose_forcefully(peer)
+
+
+async def test_waiting_for_tls_and_waking_up_to_a_connection_that_is_closed(
+    connect: Connect, tls: Tls
+) -> None:
+    """First before the handshake, then during it."""
+    for amount in 200_000, 1:
+        ours, theirs = tight_unix()
+        connection = connect(ours, write_buffer_size=1000)
+        await connection.send(bytes(amount))
+        told: list[Exception] = []
+
+        async def send(connection: AnyConnection = connection, told: Any = told) -> None:
+            for _ in range(3):
+                try:
+                    await connection.send(bytes(2000))
+                except trio.ClosedResourceError as error:
+                    told.append(error)
+
+        async def start_tls(connection: AnyConnection = connection) -> None:
+            with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+                await connection.start_tls(tls.server, server_side=True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start_tls)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(send)
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.aclose_forcefully(connection)
+        assert len(told) >= 4
+        await theirs.aclose()
+
+
+async def test_hooks_that_send_are_not_held_up_by_start_tls(connect: Connect, tls: Tls) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours)
+    peer = tls.at_client(theirs)
+
+    async def hook(event: MessageWritten) -> None:
+        if event.message != b"told":
+            await event.connection.send(b"told")
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        await connection.send(bytes(200_000))
+        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+        await read_exactly(theirs, 200_004)
+        assert await read_exactly(theirs, 8) == frame(b"told")
+        await peer.do_handshake()
+    await trio.aclose_forcefully(peer)
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_what_waits_for_tls_never_leaves_in_the_clear(
+    is_cancelled: bool, connect: Connect, tls: Tls
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, write_buffer_size=1000)
+    scope = trio.CancelScope()
+
+    async def start_tls() -> None:
+        with scope, pytest.raises(ProtocolError):
+            await connection.start_tls(tls.server, server_side=True)
+
+    async def send() -> None:
+        with pytest.raises(trio.BrokenResourceError, match="can only be closed"):
+            await connection.send(b"secret")
+
+    await theirs.send_all(frame(b"STARTTLS") + frame(b"no handshake"))
+    assert await connection.receive() == b"STARTTLS"
+    await connection.send(bytes(200_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_tls)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        if is_cancelled:
+            scope.cancel()
+        assert await read_exactly(theirs, 200_004) == frame(bytes(200_000))
+    await send()
+    await connection.aclose()
+    assert await read_to_end(theirs) == b""
+    await theirs.aclose()
+
+
 # -- events of one connection
 
 
@@ -1187,6 +1291,34 @@ async def test_what_was_not_sent_to_a_peer_that_has_finished_is_logged(
     await peer.aclose()
     (record,) = caplog.records
     assert fields_of(record)["event"] == "unsent"
+
+
+async def test_who_was_told_by_start_tls_or_while_receiving_is_not_told_by_the_log(
+    connect: Connect, tls: Tls, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for in_start_tls in True, False:
+        ours, peer = tight_unix()
+        connection = connect(ours)
+        await connection.send(bytes(200_000))
+
+        async def hear(
+            connection: AnyConnection = connection, in_start_tls: bool = in_start_tls
+        ) -> None:
+            use = (
+                partial(connection.start_tls, tls.server, server_side=True)
+                if in_start_tls
+                else connection.receive
+            )
+            with pytest.raises(trio.BrokenResourceError):
+                await use()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.aclose()
+        await connection.aclose()
+    assert caplog.records == []
 
 
 async def test_what_was_sent_or_cancelled_or_told_of_before_is_not_logged_at_closing(
@@ -1830,6 +1962,20 @@ async def test_broadcast_leaves_out_who_is_full_or_gone(tight_pair: Pair, connec
         result = server.broadcast(b"too late")
         assert (result.queued, result.skipped) == (0, 0)
         nursery.cancel_scope.cancel()
+
+
+async def test_broadcast_to_a_codec_without_a_hash() -> None:
+    @attrs.frozen
+    class Unhashable(LengthPrefixed):
+        names: list[str] = attrs.field(factory=list)
+
+    server = Server(echo, codec=Unhashable())
+    async with open_memory_connection(server) as one, open_memory_connection(server) as other:
+        for client in one, other:
+            await client.send(b"x")
+            assert await client.receive() == b"x"
+        assert server.broadcast(b"news") == BroadcastResult(queued=2, skipped=0)
+        assert await one.receive() == await other.receive() == b"news"
 
 
 async def test_broadcast_leaves_out_who_is_broken() -> None:

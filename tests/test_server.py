@@ -26,7 +26,7 @@ import trio
 import trio.testing
 import trustme
 from conftest import Tls, fields_of
-from pairs import frame, memory, reset, tcp
+from pairs import frame, memory, read_exactly, read_to_end, reset, tcp, tight_unix
 
 from trio_bytetalk import (
     NEED_DATA,
@@ -2554,6 +2554,77 @@ async def test_a_broadcast_does_not_wait_for_a_client_whose_queue_is_full(
             assert "write_buffer_size and when_full" in record.getMessage()
 
 
+@pytest.mark.parametrize(
+    ("when_full", "ending"), [("skip", Ending.END_OF_STREAM), ("close", Ending.QUEUE_FULL)]
+)
+async def test_a_broadcast_to_who_has_finished_and_takes_nothing_is_no_failure_of_the_handlers(
+    when_full: Any, ending: Ending, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = trio.Event()
+
+    async def answer(connection: BytesConnection) -> None:
+        await connection.send(bytes(100_000))
+        try:
+            await connection.receive()
+        finally:
+            await go_on.wait()
+
+    server = Server(answer, write_buffer_size=1000)
+    ours, peer = tight_unix()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await peer.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.broadcast(b"x", when_full=when_full).skipped == 1
+        go_on.set()
+        await read_to_end(peer)
+    assert endings(server) == {ending: 1}
+    assert [record.exc_info for record in caplog.records] == [None] * (when_full == "close")
+    await peer.aclose()
+
+
+async def test_a_broadcast_leaves_out_who_is_about_to_go_on_under_tls(tls: Tls) -> None:
+    async def secure(connection: BytesConnection) -> None:
+        await connection.send(bytes(200_000))
+        await connection.start_tls(tls.server)
+        await connection.receive()
+
+    server = Server(secure)
+    ours, theirs = tight_unix()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.broadcast(b"news") == BroadcastResult(queued=0, skipped=1)
+        assert await read_exactly(theirs, 200_004) == frame(bytes(200_000))
+        peer = tls.at_client(theirs)
+        await peer.do_handshake()
+        await peer.aclose()
+
+
+@attrs.frozen
+class Unhashable(LengthPrefixed):
+    names: list[str] = attrs.field(factory=list)
+
+
+async def test_codecs_without_a_hash_can_be_broadcast_to() -> None:
+    async def use_its_own(connection: BytesConnection) -> None:
+        connection.use(Unhashable())
+        async for message in connection:
+            await connection.send(message)
+
+    for handler, codec in (use_its_own, LengthPrefixed()), (echo, Unhashable()):
+        server = Server(handler, codec=codec)
+        async with (
+            open_memory_connection(server) as one,
+            open_memory_connection(server) as other,
+        ):
+            for client in one, other:
+                await client.send(b"x")
+                assert await client.receive() == b"x"
+            assert server.broadcast(b"news").queued == 2
+            assert await one.receive() == await other.receive() == b"news"
+
+
 class Defective(Writer[bytes]):
     def encode(self, message: bytes) -> bytes:
         raise OopsError
@@ -3307,6 +3378,33 @@ async def test_cancelled_server_without_time_limits_does_not_wait_for_ever_for_a
     assert "did not take" in caplog.text
     subscription.close()
     await right.aclose()
+
+
+async def test_a_handlers_own_failure_is_logged_though_a_hook_had_failed_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed = trio.Event()
+
+    async def fail_later(connection: BytesConnection) -> None:
+        await connection.send(b"x")
+        await failed.wait()
+        raise OopsError
+
+    server = Server(fail_later)
+
+    async def on_written(_event: MessageWritten) -> None:
+        failed.set()
+        raise ValueError("hook")
+
+    server.message_written.connect(on_written)
+    async with open_memory_connection(server) as client:
+        async for _ in client:
+            pass
+    assert [fields_of(record)["event"] for record in caplog.records] == [
+        "written_hook_failed",
+        "handler_failed",
+    ]
+    assert endings(server)[Ending.FAILED] == 1
 
 
 async def test_what_a_failed_written_hook_brings_about_is_not_blamed_on_anyone_else(

@@ -753,6 +753,67 @@ async def test_the_end_of_a_broken_connection_cannot_be_sent(connect: Connect) -
         await connection.send_eof()
 
 
+async def test_the_end_of_a_connection_that_another_task_closes_cannot_be_sent(
+    pair: Pair, connect: Connect
+) -> None:
+    """Whichever of the two comes first, in whatever order the scheduler has them go on."""
+    for steps in range(8):
+        left, right = unix() if isinstance(pair[0], trio.SocketStream) else memory()
+        connection = connect(left)
+
+        async def send_eof(connection: AnyConnection = connection) -> None:
+            with contextlib.suppress(trio.ClosedResourceError):
+                await connection.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_eof)
+            for _ in range(steps // 2):
+                await trio.lowlevel.checkpoint()
+            await connection.aclose()
+        assert connection.close_reason is CloseReason.CLOSED
+        await right.aclose()
+
+
+async def test_what_others_send_while_start_tls_flushes_waits_for_tls(
+    connect: Connect, tls: Tls
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, write_buffer_size=1000)
+    peer = tls.at_client(theirs)
+    late = [bytes([number]) * 2000 for number in range(4)]
+    scopes = [trio.CancelScope() for _ in late]
+
+    async def send(number: int) -> None:
+        with scopes[number]:
+            await connection.send(late[number])
+
+    async with trio.open_nursery() as nursery:
+        await connection.send(bytes(200_000))
+        nursery.start_soon(connection.send, b"waits for room")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(4):
+            nursery.start_soon(send, number)
+            await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            connection.send_nowait(b"has no room")
+        assert connection.statistics().senders_waiting == 5
+        scopes[0].cancel()
+        expected = frame(bytes(200_000)) + frame(b"waits for room")
+        assert await read_exactly(theirs, len(expected)) == expected
+        await trio.testing.wait_all_tasks_blocked()
+        scopes[2].cancel()  # by now it waits for room under TLS
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.statistics().senders_waiting == 1
+        expected = frame(late[1]) + frame(late[3])
+        received = b""
+        while len(received) < len(expected):
+            received += await peer.receive_some()
+        assert received == expected
+    await trio.aclose_forcefully(peer)
+
+
 # -- closing
 
 

@@ -72,6 +72,11 @@ HANDSHAKE_FAILED: Final = "the TLS handshake failed"
 # How many characters of a close_reason a connection's repr() has.
 _REASON_SHOWN: Final = 300
 
+_BUSY: Final = (
+    "another task is receiving from this connection, or this is a hook of a message that is being "
+    "received"
+)
+
 # The iterator of no messages.
 _NOTHING: Final[Iterator[Any]] = iter(())
 
@@ -416,10 +421,7 @@ class Connection(
         if self._closed:
             raise trio.ClosedResourceError("this connection was closed")
         if self._receiving:
-            raise trio.BusyResourceError(
-                "another task is receiving from this connection, or this is a hook of a message "
-                "that is being received"
-            )
+            raise trio.BusyResourceError(_BUSY)
         if self._undelivered is not None:
             return await self._deliver_rest(*self._undelivered)
         buffer = self._buffer
@@ -464,7 +466,7 @@ class Connection(
                     message = self._reader.decode_eof(buffer)
                 if message is NEED_DATA:
                     self._at_end = True
-                    transport.is_told |= self._end is transport.error
+                    transport.is_told |= isinstance(self._end, trio.BrokenResourceError)
                     raise again(self._end)
         except ProtocolError as error:
             self._note(error)
@@ -692,7 +694,7 @@ class Connection(
         self._raised_at = self._transport.bytes_received - len(self._buffer)
 
     def _give_up(self, error: Exception) -> None:
-        self._end = error
+        self._end = self._end or error  # who receives may have heard of another end already
         self._transport.fail(error)
         self._transport.interrupt()
 
@@ -815,9 +817,10 @@ class Connection(
         # By identity first: mostly it is one object, and to compare it would cost more.
         frame = frames.get(id(codec))
         if frame is None:
-            frame = frames.get(codec)
+            key = codec if _has_hash(codec) else id(codec)
+            frame = frames.get(key)
             if frame is None:
-                frame = frames[codec] = self._frame(message)
+                frame = frames[key] = self._frame(message)
             frames[id(codec)] = frame
         return frame
 
@@ -1023,7 +1026,7 @@ class Connection(
             and type(error) is type(failure)
             and error.args == failure.args
             and error.__cause__ is failure.__cause__
-            for failure in (self._end, self._transport.error)
+            for failure in (self._end, self._transport.error, self._transport.refusal)
         )
 
     def _stop(self) -> None:
@@ -1042,7 +1045,9 @@ class Connection(
     ) -> None:
         """Go on under TLS, as protocols with a STARTTLS command do (RFC 3207, for one).
 
-        What is queued is sent in the clear first. No other task may be receiving.
+        What is queued, or waits for room, is sent in the clear first. What other tasks send from
+        now on waits, and is sent under TLS; but hooks of `message_written` that send are not held
+        up. No other task may be receiving.
 
         Args:
           ssl_context: As made by `ssl.create_default_context`.
@@ -1071,16 +1076,19 @@ class Connection(
         if self._closed:
             raise trio.ClosedResourceError("this connection was closed")
         if self._receiving:
-            raise trio.BusyResourceError("another task is receiving from this connection")
+            raise trio.BusyResourceError(_BUSY)
         if self._transport.in_announcement:
             raise trio.BusyResourceError("a message_written hook cannot start TLS")
         self._settle()
         self._receiving = True
+        plain = self._transport
+        plain.hold()
         try:
-            plain = self._transport
-            await plain.finish()
-            while plain.queued:  # other tasks went on sending
+            while True:
+                await plain.drain()
                 await plain.finish()
+                if not plain.queued:  # what others had been waiting to send
+                    break
             if self._closed:
                 raise trio.ClosedResourceError("this connection was closed by another task")
             if self._undelivered is not None:
@@ -1094,7 +1102,7 @@ class Connection(
                 )
             stream = wrap_tls(plain.detach(), ssl_context, server_side, server_hostname)
             self._transport = secure = StreamTransport(stream, self._limits)
-            secure.count_on(plain)
+            secure.take_over(plain)
             try:
                 await handshake(stream, self._limits)
             except BaseException as error:
@@ -1105,8 +1113,15 @@ class Connection(
                         else trio.BrokenResourceError("the TLS handshake was not finished")
                     )
                 raise
-        except ProtocolError as error:
-            self._note(error)
+        except BaseException as error:
+            if self._transport is plain:  # nothing that waits may leave in the clear
+                plain.refuse(
+                    trio.BrokenResourceError(
+                        "start_tls() was not carried out; this connection can only be closed"
+                    )
+                )
+            if isinstance(error, ProtocolError):
+                self._note(error)
             raise
         finally:
             self._receiving = False
@@ -1189,6 +1204,14 @@ class Connection(
         """How many messages were received, less those that are decoded and no more."""
         in_hand = self._undelivered is not None or self._in_hooks
         return self._messages_received - operator.length_hint(self._ahead) - in_hand
+
+
+def _has_hash(codec: Codec[Any, Any]) -> bool:
+    try:
+        hash(codec)
+    except TypeError:  # of a user's own: it is not frozen, or one of its settings has none
+        return False
+    return True
 
 
 def _bytes_only(piece: object) -> Buffer:

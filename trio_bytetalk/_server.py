@@ -473,7 +473,8 @@ class Server(Generic[SendT, ReceiveT]):
         connection then.
 
         Connections whose ``on_connect`` hooks are still at work are left out: their protocol is
-        not settled.
+        not settled. So are those that `Connection.start_tls` has begun to take to TLS, which count
+        as skipped.
         """
         if when_full not in ("skip", "close"):
             raise ValueError(f"when_full must be 'skip' or 'close', not {when_full!r}")
@@ -869,11 +870,12 @@ def _judge(
             connection._conclude(error)
         return rest
     leaves = [leaf for leaf in _leaves(ours) if not _tells_of_end(connection, leaf)]
+    is_peers_fault = all(connection._is_peers_fault(leaf) for leaf in leaves)
     if not leaves:
         pass  # the handler has noticed the end, no more
-    elif isinstance(connection._reason, BaseException):
+    elif is_peers_fault and isinstance(connection._reason, BaseException):
         pass  # a hook had failed, which was logged, and this is what came of it
-    elif all(connection._is_peers_fault(leaf) for leaf in leaves):
+    elif is_peers_fault:
         connection._conclude(leaves[0])
         connection._is_logged = True
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.

@@ -163,10 +163,12 @@ class _Worker:
 class _Sender:
     """A task that waits for room for its frame."""
 
+    transport: Transport
     task: trio.lowlevel.Task
     frame: Frame
     announce: Announce | None
     is_hook: bool
+    is_held: bool
     admitted: bool = False
     error: Exception | None = None
 
@@ -222,6 +224,7 @@ class Transport(ABC):
     # Made when there is the first: an empty deque takes 600 bytes.
     _announcements: deque[tuple[int, Announce]] | None = attrs.field(default=None, init=False)
     _senders: list[_Sender] = attrs.field(factory=list, init=False)
+    _holding: bool = attrs.field(default=False, init=False)
     _drainers: list[trio.lowlevel.Task] = attrs.field(factory=list, init=False)
     _flush_at: int = attrs.field(init=False)
     _writes_left: int = attrs.field(default=_WRITES_PER_TURN, init=False)
@@ -308,14 +311,15 @@ class Transport(ABC):
             await trio.lowlevel.checkpoint_if_cancelled()
         if not self.put_nowait(frame, announce):
             task = trio.lowlevel.current_task()
-            sender = _Sender(task, frame, announce, self.in_announcement)
+            is_hook = self.in_announcement
+            sender = _Sender(self, task, frame, announce, is_hook, self._holding and not is_hook)
             # The others may be waiting for the hook to be done, so it must not wait behind them.
-            self._senders.insert(0 if sender.is_hook else len(self._senders), sender)
+            self._senders.insert(0 if is_hook else len(self._senders), sender)
             self.clear = False
 
             def abort(_: object) -> trio.lowlevel.Abort:
-                self._senders.remove(sender)
-                self._update_clear()
+                sender.transport._senders.remove(sender)
+                sender.transport._update_clear()
                 return trio.lowlevel.Abort.SUCCEEDED
 
             # Whoever makes room queues the frame for us: so frames keep the order of the calls.
@@ -323,7 +327,7 @@ class Transport(ABC):
             if sender.error is not None:
                 raise sender.error
             if not sender.admitted:
-                self.check()
+                sender.transport.check()
         elif must_yield:
             # Only now, or a task that sends meanwhile would overtake us.
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -336,7 +340,7 @@ class Transport(ABC):
             self.flush_now()
             self.check()
         is_hook = self.in_announcement
-        if not self._has_room(is_hook) or (self._senders and not is_hook):
+        if not self._has_room(is_hook) or ((self._senders or self._holding) and not is_hook):
             return False
         self._enqueue(frame, announce)
         return True
@@ -440,14 +444,28 @@ class Transport(ABC):
         """How many tasks wait for room in the queue."""
         return len(self._senders)
 
-    def count_on(self, before: Transport) -> None:
-        """Go on with the numbers of the transport that had the stream before."""
+    def hold(self) -> None:
+        """Let frames wait from now on, to be sent by the transport that takes this one's place.
+
+        But not those of announcements, which must be done before that.
+        """
+        self._holding = True
+        self.clear = False
+
+    def take_over(self, before: Transport) -> None:
+        """Have the numbers of the transport that had the stream before, and the frames it held."""
         self.number = before.number
         self.bytes_received = before.bytes_received
         self.bytes_written = before.bytes_written
         self.chunks = before.chunks
         self.flushes = before.flushes
         self._most_queued = before.most_queued
+        self._senders, before._senders = before._senders, []
+        for sender in self._senders:
+            sender.transport = self
+            sender.is_held = False
+        self._admit()
+        self._update_clear()
 
     @property
     def in_announcement(self) -> bool:
@@ -464,7 +482,13 @@ class Transport(ABC):
             )
         self.refuse(_end_was_sent())  # first, or a task that waits to send would come in between
         await self.drain()
-        await self.stream.send_eof()
+        if self.error is not None:  # it was closed meanwhile
+            raise again(self.error)
+        await self._send_eof()
+
+    async def _send_eof(self) -> None:
+        """Send the end of the stream."""
+        await cast(trio.abc.HalfCloseableStream, self.stream).send_eof()
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -485,8 +509,10 @@ class Transport(ABC):
         return address_of(self.stream, "getsockname")
 
     def detach(self) -> trio.abc.Stream:
-        """Give the stream away, for another transport to go on with it. Nothing may be queued."""
+        """Give the stream away, for another transport to `take_over`. Nothing may be queued."""
+        held, self._senders = self._senders, []  # who would be told that it is closed
         self._end()
+        self._senders = held
         return self.stream
 
     # -- within
@@ -522,7 +548,7 @@ class Transport(ABC):
     def _admit(self) -> None:
         """Queue the frames of those who wait, as far as there is room now."""
         senders = self._senders
-        while senders and self._has_room(senders[0].is_hook):
+        while senders and not senders[0].is_held and self._has_room(senders[0].is_hook):
             sender = senders.pop(0)
             try:
                 self._enqueue(sender.frame, sender.announce)
@@ -537,6 +563,7 @@ class Transport(ABC):
             and self._writes_left > 0
             and self.refusal is None
             and not self._senders
+            and not self._holding
         )
 
     def _renew_turn(self) -> None:
@@ -1093,13 +1120,11 @@ class SocketTransport(Transport):
         return None
 
     def detach(self) -> trio.abc.Stream:
-        self._end()
+        super().detach()
         self._readiness.close()
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
 
-    async def send_eof(self) -> None:
-        self.refuse(_end_was_sent())
-        await self.drain()
+    async def _send_eof(self) -> None:
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
