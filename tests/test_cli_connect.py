@@ -106,6 +106,7 @@ Run = Callable[..., Any]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run the command in a thread, with files in the place of the standard streams."""
+    monkeypatch.setenv("TERM", "xterm")
 
     async def run(
         *words: object, given: bytes = b"", kind: type[io.TextIOWrapper] = io.TextIOWrapper
@@ -453,7 +454,9 @@ class Session:
 
 
 @contextlib.asynccontextmanager
-async def session(*words: object, prefix: Sequence[str] = ()) -> AsyncIterator[Session]:
+async def session(
+    *words: object, prefix: Sequence[str] = (), term: str = "xterm"
+) -> AsyncIterator[Session]:
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
     command = [
@@ -473,7 +476,7 @@ async def session(*words: object, prefix: Sequence[str] = ()) -> AsyncIterator[S
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | {"TERM": term},
                 start_new_session=True,
             )
             try:
@@ -501,6 +504,17 @@ async def test_a_session_at_a_terminal(nursery: trio.Nursery) -> None:
         at.type(CTRL_D)
         await at.shows("2 sent, 2 received")
         assert await at.end() == 0
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+async def test_a_terminal_without_a_prompt_is_as_a_pipe(term: str, nursery: trio.Nursery) -> None:
+    port = await serve(nursery)
+    async with session(f":{port}", term=term) as at:
+        at.type("hello\n")
+        await at.shows("hello\r\n", "hello\r\n")  # the terminal's echo, and the server's
+        at.type(CTRL_D)
+        assert await at.end() == 0
+        assert at.shown == ""
 
 
 @pytest.mark.parametrize("how", ["key", "SIGINT", "SIGTERM"])

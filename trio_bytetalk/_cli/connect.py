@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import attrs
 import click
 import trio
+from prompt_toolkit.utils import is_dumb_terminal
 
 from .._codec import Codec
 from .._connection import CloseReason, Connection
@@ -43,6 +44,8 @@ class Options:
     output: Output
     replies: int | None
     wait: float | None
+    typed: bool
+    """Whether someone is there to type messages and to read them."""
 
 
 @click.command(short_help="Talk to a server, or pipe messages through it.")
@@ -111,7 +114,8 @@ def command(
 
     When the input has ended, the connection is half-closed, and the rest of the replies received.
     """
-    if wait is not None and _is_typed(input_, output):
+    typed = _is_typed(input_, output)
+    if wait is not None and typed:
         raise click.UsageError(
             "--wait is for input that ends, from a pipe or a file; at a terminal, Ctrl-D ends"
         )
@@ -120,8 +124,8 @@ def command(
         wait = _TLS_WAIT if replies is None else math.inf
     if output is Output.RAW and _is_terminal(sys.stdout):
         raise click.UsageError("--output raw is not for a terminal, but for a file or a pipe")
-    options = Options(codec, timeout, input_, output, replies, wait)
-    with _sigterm_as_ctrl_c(is_typed=_is_typed(input_, output)):
+    options = Options(codec, timeout, input_, output, replies, wait, typed)
+    with _sigterm_as_ctrl_c(is_typed=typed):
         failures.run(_main, address, security, options)
 
 
@@ -147,7 +151,7 @@ async def _main(address: Address, security: ClientTls, options: Options) -> None
             raise TimeoutError(
                 f"no connection to {address} in {options.timeout:g} seconds (--timeout)"
             )
-        talk = _converse if _is_typed(options.input, options.output) else _pipe
+        talk = _converse if options.typed else _pipe
         await talk(connection, options, unsent)
 
 
@@ -176,12 +180,13 @@ async def _pipe(connection: Connection[Any, Any], options: Options, unsent: Unse
 
 
 def _is_typed(input_: Input, output: Output) -> bool:
-    """Whether someone is there to type messages and to read them."""
+    """Whether both ends are a terminal, and one that can have a prompt."""
     return (
         input_ is Input.LINES
         and output is Output.LINES
         and _is_terminal(sys.stdin)
         and _is_terminal(sys.stdout)
+        and not is_dumb_terminal()
     )
 
 
