@@ -431,7 +431,7 @@ async def test_in_the_background_of_a_terminal_there_are_lines(
     terminal: Console,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bench, "is_ours", lambda _: False)
+    monkeypatch.setattr("trio_bytetalk._cli.screen._is_in_foreground", lambda _: False)
     await measured(nursery, 0.1, terminal)
     assert isinstance(terminal.file, io.StringIO)
     assert TAKEN not in terminal.file.getvalue()
@@ -452,13 +452,13 @@ async def test_put_into_the_background_it_draws_no_more_until_it_comes_back(
 
     async def use_the_shell() -> None:
         await trio.sleep(1.2)
-        monkeypatch.setattr(bench, "is_ours", lambda _: False)
+        monkeypatch.setattr("trio_bytetalk._cli.screen._is_in_foreground", lambda _: False)
         signal.raise_signal(signal.SIGTSTP)
         await trio.sleep(0.5)
         seen.append(file.getvalue())
         await trio.sleep(1)
         seen.append(file.getvalue())
-        monkeypatch.setattr(bench, "is_ours", lambda _: True)
+        monkeypatch.setattr("trio_bytetalk._cli.screen._is_in_foreground", lambda _: True)
 
     nursery.start_soon(use_the_shell)
     await measured(nursery, 0.1, terminal)

@@ -8,7 +8,7 @@ import pty
 import signal
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import trio
@@ -16,7 +16,7 @@ import trio.testing
 from rich.console import Console
 from rich.text import Text
 
-from trio_bytetalk._cli.screen import Screen, is_ours, keyboard
+from trio_bytetalk._cli.screen import Screen, Stderr, keyboard
 
 # What rich writes to have the terminal's other screen, and no cursor, and to give it back.
 TAKEN = "\x1b[?1049h\x1b[H\x1b[?25l"
@@ -86,7 +86,7 @@ async def test_ctrl_z_gives_it_back_before_the_program_is_stopped(
         stopped.append((process, number, screen.is_taken))
 
     monkeypatch.setattr(os, "kill", kill)
-    nursery.start_soon(screen.give_back_at_ctrl_z)
+    nursery.start_soon(screen._give_back_at_ctrl_z)
     await trio.testing.wait_all_tasks_blocked()
     for count in 1, 2:
         screen.take()
@@ -109,13 +109,139 @@ def test_what_is_typed_on(terminal: tuple[int, int], monkeypatch: pytest.MonkeyP
     assert keyboard() is None
 
 
-def test_a_terminal_is_ours_in_its_foreground(
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"TTY_COMPATIBLE": "0"},
+        {"TTY_COMPATIBLE": "1"},
+        {"TTY_INTERACTIVE": "0"},
+        {"TTY_INTERACTIVE": "1"},
+        {"FORCE_COLOR": ""},
+        {"FORCE_COLOR": "1"},
+    ],
+)
+async def test_a_terminal_is_drawn_on_and_a_file_is_not_whatever_is_said_of_colours(
+    variables: dict[str, str], terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert not Screen(Stderr(), None).is_usable
+    ours, theirs = terminal
+    with os.fdopen(os.dup(theirs), "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        screen = Screen(Stderr(), None)
+        assert screen.is_usable
+        screen.take()
+        await screen.draw(Text("a picture"))
+        screen.give_back()
+    assert b"a picture" in os.read(ours, 100_000)
+
+
+def test_a_terminal_is_drawn_on_if_it_can_be_and_in_its_foreground(
     terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     _, theirs = terminal
     with os.fdopen(os.dup(theirs), "w") as stream:
-        assert is_ours(stream)  # it is nobody's controlling terminal
+        screen = Screen(Console(file=stream, force_terminal=True), None)
+        assert screen.is_usable  # it is nobody's controlling terminal
         monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
-        assert not is_ours(stream)
+        assert not screen.is_usable
         monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp())
-        assert is_ours(stream)
+        assert screen.is_usable
+        monkeypatch.setenv("TERM", "dumb")
+        assert not screen.is_usable
+
+
+def test_when_nobody_reads_the_standard_error_it_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    console = Stderr()
+    console.print("a line")
+    assert console.quiet
+
+
+# -- a terminal that goes
+
+
+@pytest.fixture
+def going() -> Iterator[tuple[Screen, Callable[[], None]]]:
+    """A screen on a terminal, and what has that terminal go."""
+    ours, theirs = pty.openpty()
+    stream = os.fdopen(theirs, "wb", 0)
+    console = Console(file=io.TextIOWrapper(stream, write_through=True), force_terminal=True)
+    with stream, os.fdopen(ours, "rb", 0) as other_end:
+        yield Screen(console, theirs), other_end.close
+
+
+async def looks(screen: Screen, go: Callable[[], None], goes_at: int) -> list[bool]:
+    """Show pictures, of which this one sees the terminal go; whether it was taken at each."""
+    taken: list[bool] = []
+
+    async def look() -> str:
+        if len(taken) == goes_at:
+            go()
+        if len(taken) == goes_at + 3:
+            nursery.cancel_scope.cancel()
+        taken.append(screen.is_taken)
+        return f"picture {len(taken)}"
+
+    async with trio.open_nursery() as nursery:
+        await screen.show(look, 0.001)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("goes_at", "taken"),
+    [(0, [False, False, False, False]), (1, [False, True, False, False, False])],
+    ids=["before it is taken", "while it is drawn on"],
+)
+async def test_what_is_shown_goes_on_unseen_when_the_terminal_goes(
+    goes_at: int,
+    taken: list[bool],
+    going: tuple[Screen, Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen, go = going
+    assert await looks(screen, go, goes_at) == taken
+    assert not screen.is_usable
+
+
+def test_a_terminal_that_has_gone_need_not_be_given_back(
+    going: tuple[Screen, Callable[[], None]],
+) -> None:
+    screen, go = going
+    screen.take()
+    go()
+    screen.give_back()
+    assert not screen.is_taken
+
+
+async def test_a_terminal_that_takes_nothing_for_once_is_left_as_it_was(
+    terminal: tuple[int, int],
+) -> None:
+    """As one that somebody else has made not to block."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if "a picture" in text:
+                raise BlockingIOError
+            return super().write(text)
+
+    _, theirs = terminal
+    file = Full()
+    screen = Screen(Console(file=file, force_terminal=True), theirs)
+    screen.take()
+    await screen.draw(Text("a picture"))
+    assert not screen.is_taken
+    assert file.getvalue() == TAKEN + GIVEN_BACK
+    assert echoes(theirs)

@@ -36,7 +36,6 @@ from trio_bytetalk import (
     open_tcp_connection,
     open_unix_connection,
 )
-from trio_bytetalk._cli import serve as module
 from trio_bytetalk._cli.codecs import parse_codec
 from trio_bytetalk._cli.gauges import Gauges
 from trio_bytetalk._cli.main import program
@@ -435,7 +434,7 @@ class Terminal:
 def terminals(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have these of the standard streams be terminals."""
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(module, "is_ours", lambda _: True)
+    monkeypatch.setattr("trio_bytetalk._cli.screen._is_in_foreground", lambda _: True)
 
     def be_terminals(*names: str) -> None:
         for name in names:
@@ -473,10 +472,10 @@ def test_there_is_a_view_where_stderr_is_a_terminal(
     assert looked_at(given)
     run_command("echo", "--plain")
     assert not looked_at(given)
-    monkeypatch.setattr(module, "is_ours", lambda _: False)
+    monkeypatch.setattr("trio_bytetalk._cli.screen._is_in_foreground", lambda _: False)
     run_command("echo")
     assert not looked_at(given)
-    monkeypatch.setattr(module, "is_ours", lambda _: True)
+    monkeypatch.setattr("trio_bytetalk._cli.screen._is_in_foreground", lambda _: True)
     monkeypatch.setenv("TERM", "dumb")
     run_command("echo")
     assert not looked_at(given)

@@ -27,7 +27,7 @@ from .load import Load, Opener, Plan, Result
 from .messages import parse_message
 from .payload import DEFAULT_SIZE, Payload, checked, generated
 from .quantities import Quantity, Size
-from .screen import Screen, is_ours, keyboard
+from .screen import Screen, Stderr, keyboard
 from .tls import client_tls, client_tls_options
 
 # In seconds.
@@ -187,7 +187,7 @@ def command(
         close_timeout=1,
     )
     about = About.now(address, codec_name)
-    screen = Screen(_Stderr(stderr=True), keyboard())
+    screen = Screen(Stderr(), keyboard())
     result = run(measure, plan, opener, about.title, screen)
     if not result.seconds:
         _end_without_results(result)
@@ -225,13 +225,6 @@ def _write(file: str, text: str) -> None:
     say(f"written: {file}")  # whether it is told or not, it is written
 
 
-class _Stderr(Console):
-    """Lets the run go on when nobody reads any more how it goes on."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-
-
 async def measure(plan: Plan, opener: Opener, title: str, screen: Screen) -> Result:
     """Carry out a plan, and show how it goes on.
 
@@ -256,11 +249,17 @@ async def measure(plan: Plan, opener: Opener, title: str, screen: Screen) -> Res
 
 async def _measure(load: Load, title: str, screen: Screen) -> Result:
     console = screen.console
+
+    async def look() -> Picture:
+        return Picture(title, load.snapshot())
+
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGCONT) as signals:
             nursery.start_soon(_obey, load, signals)
-            if console.is_terminal and not console.is_dumb_terminal and is_ours(console.file):
-                nursery.start_soon(_draw, load, title, screen)
+            if screen.is_usable:
+                # In another thread, for which replies would have to wait: drawing takes a few
+                # milliseconds, and much more where the terminal is slow.
+                nursery.start_soon(screen.show, look, _DRAWING)
             else:
                 words = plan_words(load.plan, load.plan.connections)
                 _say(console, f"{title}: {words}")
@@ -281,25 +280,6 @@ async def _obey(load: Load, signals: AsyncIterator[int]) -> None:
 def _say(console: Console, line: str) -> None:
     with contextlib.suppress(OSError):
         print_text(console, Text(line))
-
-
-async def _draw(load: Load, title: str, screen: Screen) -> NoReturn:
-    """Draw while this program is in the foreground, until cancelled; then all is as it was.
-
-    The screen does it in another thread. Replies would wait for it: it takes a few milliseconds,
-    and much more where the terminal is slow.
-    """
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(screen.give_back_at_ctrl_z)
-            while True:
-                if not screen.is_taken and is_ours(screen.console.file):
-                    screen.take()
-                if screen.is_taken:
-                    await screen.draw(Picture(title, load.snapshot()))
-                await trio.sleep(_DRAWING)
-    finally:
-        screen.give_back()
 
 
 def _payload(

@@ -18,7 +18,7 @@ from .._server import ServerStatistics
 from .figures import duration, number, plural, size, sparkline
 from .gauges import Busy, Gauges, Sample
 from .logs import Entry, LatestRecords
-from .screen import Screen, is_ours
+from .screen import Screen
 
 # In seconds. Statistics cost something for each connection; what has happened, and what size the
 # terminal is, does not.
@@ -240,28 +240,16 @@ def _events(entries: Sequence[Entry], most: int) -> Iterator[_Line]:
 
 
 async def show(title: str, gauges: Gauges, *, records: LatestRecords, screen: Screen) -> NoReturn:
-    """Draw until cancelled; then the terminal is as it was.
-
-    A program that goes on in the background after Ctrl-Z does not draw.
-    """
+    """Draw as `Screen.show` does, until cancelled."""
     due = -math.inf
-    drawn: object = None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(screen.give_back_at_ctrl_z)
-            while True:
-                now = trio.current_time()
-                if now >= due:
-                    due = now + _SAMPLING
-                    sample = await gauges.sample(screen.console.height)
-                    due += max(0, sample.server.connections / _SAMPLED_A_SECOND - _SAMPLING)
-                if not screen.is_taken and is_ours(screen.console.file):
-                    screen.take()
-                    drawn = None
-                seen = (due, records.count, screen.console.size)
-                if screen.is_taken and seen != drawn:
-                    drawn = seen
-                    await screen.draw(Picture(title, sample, tuple(records.entries)))
-                await trio.sleep_until(min(due, trio.current_time() + _DRAWING))
-    finally:
-        screen.give_back()
+    sample: Sample
+
+    async def look() -> Picture:
+        nonlocal due, sample
+        now = trio.current_time()
+        if now >= due:
+            sample = await gauges.sample(screen.console.height)
+            due = now + max(_SAMPLING, sample.server.connections / _SAMPLED_A_SECOND)
+        return Picture(title, sample, tuple(records.entries))
+
+    await screen.show(look, _DRAWING)

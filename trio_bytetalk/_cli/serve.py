@@ -15,7 +15,6 @@ import attrs
 import click
 import trio
 from click.core import ParameterSource
-from rich.console import Console
 
 from .._codec import Codec
 from .._limits import LimitOptions, Limits
@@ -32,7 +31,7 @@ from .logs import LatestRecords, logging_to, on_stderr
 from .peers import NO_TRAFFIC, Peers
 from .printer import writing_to
 from .quantities import Quantity
-from .screen import Screen, is_ours, keyboard
+from .screen import Screen, Stderr, keyboard
 from .services import LAST_LINES, Chat, Log, echo
 from .tls import server_context, server_tls_options
 
@@ -170,12 +169,13 @@ def command(
     allow_all_descriptors()
     write = writing_to(sys.stdout)
     level = logging.WARNING if quiet else logging.INFO
-    if plain or not _is_for_a_view(service):
+    screen = Screen(Stderr(), keyboard())
+    is_full_of_messages = service == "log" and sys.stdout.isatty()
+    if plain or is_full_of_messages or not screen.is_usable:
         with logging_to(on_stderr(), level):
             _logger.info("%s", failures.run(serve, settings, report, write))
         return
     records = LatestRecords()
-    screen = Screen(Console(stderr=True), keyboard())
     try:
         with logging_to(records, level):
             view = partial(show, records=records, screen=screen)
@@ -185,13 +185,6 @@ def command(
             click.echo(error, err=True)
     if not quiet:
         click.echo(summary, err=True)
-
-
-def _is_for_a_view(service: str) -> bool:
-    """Whether stderr is a terminal that is all ours."""
-    if not sys.stderr.isatty() or (service == "log" and sys.stdout.isatty()):
-        return False
-    return is_ours(sys.stderr) and not Console(stderr=True).is_dumb_terminal
 
 
 async def serve(
