@@ -24,6 +24,9 @@ _TCP = re.compile(
 
 _HOST = re.compile(r"""[^][:/\s'"]+""")
 
+# What is more likely one, where it may also be the last group of an IPv6 address.
+_PORT = re.compile(r"[1-9][0-9]{1,4}", re.ASCII)
+
 # What stands for all addresses of the machine, and one of these.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is looked for, not bound to
 
@@ -77,6 +80,10 @@ def parse_address(text: str) -> Address:
 
 
 def _hint(text: str) -> str:
+    # An IPv6 address, too, if its last group is none, but a port.
+    front, _, port = text.rpartition(":")
+    if _is_ipv6(front) and _PORT.fullmatch(port):
+        return f"; with brackets, for example [{front}]:{port}"
     host = text.partition(":")[0]
     if _is_ipv6(text.strip("[]")):
         return f"; with brackets and a port, for example [{text.strip('[]')}]:5555"
