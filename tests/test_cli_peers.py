@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from pairs import memory, tcp, unix
+from pairs import lockstep, memory, tcp, unix
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_bytetalk import Connection, Netstring, Server, open_connection, open_unix_connection
@@ -124,6 +124,22 @@ async def test_what_a_peer_did_wrong_is_a_warning_and_obeyed_by_no_terminal(
     assert disconnected.levelno == logging.WARNING
     assert re.match(r"unix#1 disconnected: .*\\x1b", disconnected.getMessage())
     assert "\x1b" not in disconnected.getMessage()
+
+
+async def test_who_is_too_slow_is_told_of_without_settings_that_the_command_has_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "trio_bytetalk.serve")
+    server = Server(echo, write_buffer_size=1)
+    Peers(server)
+    ours, theirs = lockstep()
+    async with ours, trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, theirs)
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            server.broadcast(b"to all", when_full="close")
+    end = caplog.messages[-1]
+    assert "unix#1 disconnected: it was too slow to take what is sent to all; in 0 mess" in end
 
 
 async def test_clients_of_a_unix_socket_are_numbered(tmp_path: Path, nursery: trio.Nursery) -> None:

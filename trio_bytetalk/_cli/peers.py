@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from .._connection import CloseReason, Connection, Ending
+from .._connection import CloseReason, Connection, Ending, QueueFullError
 from .._errors import BytetalkError, in_words
 from .._server import Server
 from .addresses import name_of
@@ -84,6 +84,8 @@ class Peers:
         reason = in_words(connection.close_reason, _REASON_SHOWN)
         if connection._ending() is Ending.FAILED:  # the server has logged that, with a traceback
             reason = "its handler failed"
+        elif isinstance(connection.close_reason, QueueFullError):  # which tells of no option
+            reason = "it was too slow to take what is sent to all"
         unsent = numbers.bytes_queued
         # As the server has it: what breaks the protocol is worth a look, and what an orderly end
         # leaves unsent; a reset is not.
