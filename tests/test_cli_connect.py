@@ -402,7 +402,7 @@ async def test_a_part_of_a_message_is_told_at_the_end() -> None:
             await trio.testing.wait_all_tasks_blocked()
             receiving.cancel_scope.cancel()
     assert connect._summary(connection, Unsent()) == (
-        "0 sent, 0 received; 6 bytes came that are no whole message "
+        "0 sent, 0 received; 6 bytes came, which is no whole message "
         "(is --codec the one that the server uses?)"
     )
 

@@ -135,7 +135,7 @@ async def test_arrows_where_the_terminal_has_none(monkeypatch: pytest.MonkeyPatc
                 f"00000010  00 {45 * ' '} |.|",
             ],
         ),
-        (b"x" * 2001, ["x" * 2000 + " ... and 1 characters more"]),
+        (b"x" * 2001, ["x" * 2000 + " ... and 1 character more"]),
     ],
 )
 async def test_how_a_message_is_shown(message: bytes, lines: list[str]) -> None:

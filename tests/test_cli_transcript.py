@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bytetalk import Codec, LengthPrefixed, Lines, Structs
+from trio_bytetalk._cli.figures import plural
 from trio_bytetalk._cli.tap import Message, Problem, ProblemKind, Tap
 from trio_bytetalk._cli.transcript import REPLIES, REQUESTS, JsonLines, Readable, Transcript
 
@@ -93,6 +94,13 @@ def test_messages_that_just_fit_are_not_cut(message: Any) -> None:
     assert len(line) == 10
 
 
+def test_one_is_singular() -> None:
+    assert shown("x" * 11, most=10)[0].endswith(" ... 1 character more")
+    assert shown(["x" * 7], most=10)[0].endswith(" ... 1 character more")
+    assert shown(b"x" * 11, most=10)[0].endswith(" ... 1 byte more")
+    assert shown(b"\xff" * 11, most=10)[2] == "  ... 1 byte more"
+
+
 def test_a_long_dump_is_cut() -> None:
     assert shown(b"\xff" * 40, most=10)[1:] == [
         "  00000000  ff ff ff ff ff ff ff ff ff ff                    |..........|",
@@ -112,7 +120,7 @@ def test_text_is_cut_between_its_characters(text: str, most: int) -> None:
     else:
         assert text.startswith(kept)
         assert most - 3 <= len(kept.encode()) <= most
-        assert rest == f"{len(data) - len(kept.encode())} bytes more"
+        assert rest == f"{plural(len(data) - len(kept.encode()), 'byte')} more"
 
 
 def test_what_only_looks_like_the_middle_of_characters_is_dumped() -> None:

@@ -234,7 +234,7 @@ def _summary(connection: Connection[Any, Any], unsent: Unsent) -> str:
         summary += "; the peer finished"
     elif connection.close_reason is CloseReason.CLOSED and undecoded:
         summary += (
-            f"; {numbers.bytes_undecoded} bytes came that are no whole message "
+            f"; {plural(numbers.bytes_undecoded, 'byte')} came, which is no whole message "
             "(is --codec the one that the server uses?)"
         )
     return f"{summary}; {_not_taken(unsent)}" if unsent.bytes else summary

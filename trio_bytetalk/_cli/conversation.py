@@ -18,7 +18,7 @@ from .._errors import EncodeError, InvalidMessageError, one_line
 from .codecs import parse_codec
 from .escapes import with_arrows
 from .failures import too_few_replies
-from .figures import latency
+from .figures import latency, plural
 from .messages import Kind, hex_dump, kind_of, message_of, parse_hex, parse_message, show, text_of
 from .piping import LONGEST
 from .terminal import Terminal
@@ -211,16 +211,17 @@ class Conversation:
     async def _show(self, sign: str, style: str, message: Any) -> None:
         is_binary = isinstance(message, bytes | bytearray | memoryview) and text_of(message) is None
         if is_binary and len(message) > _FEW_BYTES:
-            await self._line(sign, style, f"{len(message)} bytes:")
+            await self._line(sign, style, f"{plural(len(message), 'byte')}:")
             for row in hex_dump(message[:_MOST_BYTES]):
                 await self._terminal.write(("", row))
             if len(message) > _MOST_BYTES:
-                await self._terminal.write(("", f"... and {len(message) - _MOST_BYTES} bytes more"))
+                rest = plural(len(message) - _MOST_BYTES, "byte")
+                await self._terminal.write(("", f"... and {rest} more"))
             return
         text = show(message)
         if len(text) > _MOST_CHARACTERS:
-            left = len(text) - _MOST_CHARACTERS
-            text = f"{text[:_MOST_CHARACTERS]} ... and {left} characters more"
+            rest = plural(len(text) - _MOST_CHARACTERS, "character")
+            text = f"{text[:_MOST_CHARACTERS]} ... and {rest} more"
         await self._line(sign, style, text)
 
     async def _line(self, sign: str, style: str, text: str) -> None:

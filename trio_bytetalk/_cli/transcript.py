@@ -12,6 +12,7 @@ import attrs
 import click
 
 from .escapes import escaped, with_arrows
+from .figures import plural
 from .messages import hex_dump, show, text_of
 from .tap import Message, Problem, ProblemKind
 
@@ -102,20 +103,20 @@ class Readable(Transcript):
             head = _head(message, self.most)
             if text_of(head) is None:
                 return "", message
-            return escaped(head) + _more(len(message) - len(head), "bytes"), b""
+            return escaped(head) + _more(len(message) - len(head), "byte"), b""
         if isinstance(message, str) and not seen.is_value:
             rest = len(message) - self.most
-            return show(message[: self.most]) + _more(rest, "characters"), b""
+            return show(message[: self.most]) + _more(rest, "character"), b""
         if isinstance(message, str):  # "1" is not 1
             text = json.dumps(message, ensure_ascii=not message.isprintable())
         else:
             text = show(message)
-        return text[: self.most] + _more(len(text) - self.most, "characters"), b""
+        return text[: self.most] + _more(len(text) - self.most, "character"), b""
 
     def _dumped(self, line: str, data: Any) -> str:
         lines = [line.rstrip(), *(f"  {row}" for row in hex_dump(data[: self.most]))]
         if len(data) > self.most:
-            lines.append(f" {_more(len(data) - self.most, 'bytes')}")
+            lines.append(f" {_more(len(data) - self.most, 'byte')}")
         return "\n".join(lines)
 
 
@@ -173,5 +174,5 @@ def _head(data: Any, most: int) -> bytes:
     return bytes(data[: max(end, 0)])
 
 
-def _more(size: int, what: str) -> str:
-    return f" ... {size:,} {what} more" if size > 0 else ""
+def _more(count: int, what: str) -> str:
+    return f" ... {plural(count, what)} more" if count > 0 else ""
