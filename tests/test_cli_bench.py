@@ -183,16 +183,22 @@ def test_an_output_that_takes_no_more(address: str, output: str, error: list[str
     assert [line for line in process.stderr.splitlines() if "Error" in line] == error
 
 
-@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
-def test_a_standard_error_that_takes_no_more(
-    address: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def broken(number: int) -> io.StringIO:
+    """What fails with this error when it is written to."""
+
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(number, os.strerror(number))
 
+    return Broken()
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_standard_error_that_takes_no_more(
+    address: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tmp_path / "results.json"
-    monkeypatch.setattr(sys, "stderr", Broken())
+    monkeypatch.setattr(sys, "stderr", broken(number))
     with pytest.raises(SystemExit) as ended:
         program.main(["bench", address, *QUICK, "--json", str(data)])
     assert ended.value.code == 0
@@ -302,6 +308,22 @@ def test_ctrl_c_and_sigterm(
     assert output in result.stdout
     assert bool(output) is bool(result.stdout)
     assert result.stderr.endswith(error)
+
+
+def test_an_interrupt_of_which_nothing_can_be_said_has_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupt(connection: Connection[Any, Any]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await echo(connection)
+
+    monkeypatch.setattr(sys, "stderr", broken(errno.ENOSPC))
+    with (
+        serving(Server(interrupt), tmp_path / "socket") as address,
+        pytest.raises(SystemExit) as ended,
+    ):
+        program.main(["bench", address, "--connections", "1", "--warmup", "600"])
+    assert ended.value.code == 130
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +33,7 @@ from trio_bytetalk._cli.failures import (
     EXIT_CODES,
     INTERRUPTED,
     Failure,
+    briefly,
     cannot_listen,
     run,
     say,
@@ -435,6 +438,22 @@ def test_a_failure_is_one_line_and_after_debug_a_traceback_too() -> None:
     assert result.stderr.startswith("Traceback ")
     assert "in fail\n" in result.stderr
     assert result.stderr.endswith("\nError: not permitted\n")
+
+
+def test_a_traceback_that_cannot_be_printed_is_no_failure_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    with (
+        click.Context(click.Command("bytetalk"), obj=True),
+        pytest.raises(Failure, match="not permitted"),
+        briefly(),
+    ):
+        raise PermissionError("not permitted")
 
 
 def test_a_mistake_with_debug_has_its_traceback() -> None:

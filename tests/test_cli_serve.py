@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import logging
 import math
 import os
@@ -505,6 +507,27 @@ def test_errors_are_shown_when_the_view_has_gone(
     logged, ended = capsys.readouterr().err.splitlines()
     assert logged.endswith(r"ERROR   it is \x1b[31mbroken")
     assert ended == "Error: and this ends it"
+
+
+def test_what_cannot_be_said_when_the_view_has_gone_is_no_failure(
+    terminals: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the terminal may have gone."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def run(*_: Any) -> str:
+        logging.getLogger("trio_bytetalk.server").error("it is broken")
+        return "the summary"
+
+    monkeypatch.setattr("trio_bytetalk._cli.failures.run", run)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    terminals("stderr")
+    with pytest.raises(SystemExit) as ended:
+        program.main(["serve", "echo"], prog_name="bytetalk")
+    assert ended.value.code == 0
 
 
 # -- as a process

@@ -213,7 +213,7 @@ def _end_without_results(result: Result) -> NoReturn:
     if result.exhausted:
         reasons = error_words(result.errors, 1)
         raise click.ClickException(f"all connections ended before anything was measured: {reasons}")
-    click.echo("Interrupted before anything was measured.", err=True)
+    say("Interrupted before anything was measured.")
     sys.exit(INTERRUPTED)
 
 

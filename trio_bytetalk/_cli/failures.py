@@ -147,7 +147,7 @@ def briefly() -> Iterator[None]:
         ctx = click.get_current_context(silent=True)
         if ctx is not None and ctx.find_root().obj is True:
             for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
-                click.echo(printable(line), err=True)  # with what a peer may have had a hand in
+                say(printable(line))  # with what a peer may have had a hand in
         if not isinstance(error, click.ClickException):
             raise Failure(error) from None
         if not isinstance(error, click.UsageError):

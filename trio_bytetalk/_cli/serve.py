@@ -182,9 +182,9 @@ def command(
             summary = failures.run(serve, settings, view, write)
     finally:
         for error in records.errors:
-            click.echo(error, err=True)
+            failures.say(error)
     if not quiet:
-        click.echo(summary, err=True)
+        failures.say(summary)
 
 
 async def serve(
