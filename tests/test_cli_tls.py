@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +173,23 @@ def test_checking_nothing_comes_with_a_warning() -> None:
         result = invoke(connect, *arguments)
         assert result.stdout == "CERT_NONE False None\n"
         assert result.stderr == "warning: --tls-insecure: the server may be anyone\n"
+
+
+def test_a_warning_that_cannot_be_printed_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert client(tls_insecure=True).ssl_context is not None
+
+
+@pytest.mark.parametrize("name", ["", ".example.org", "a..b", "a" * 64 + ".org"])
+@pytest.mark.parametrize("more", [[], ["--tls-insecure"]], ids=["checked", "not checked"])
+def test_what_cannot_be_a_name_is_refused(name: str, more: list[str]) -> None:
+    assert error_of(connect, "--tls-name", name, *more) == (
+        f"Error: --tls-name is the name or the address of a host, which {name!r} cannot be"
+    )
 
 
 def test_to_trust_one_authority_and_to_check_nothing_is_a_contradiction(files: Files) -> None:

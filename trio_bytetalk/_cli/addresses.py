@@ -48,6 +48,11 @@ class Address:
     port: int = 0
     path: str | None = None
 
+    @property
+    def certified(self) -> str:
+        """What the server's certificate is for, unless another name is given."""
+        return (self.host or "localhost").partition("%")[0]  # no zone
+
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
@@ -189,7 +194,7 @@ def open_connection(
     is localhost.
     """
     if ssl_context is not None and server_hostname is None:
-        server_hostname = (address.host or "localhost").partition("%")[0]  # no zone
+        server_hostname = address.certified
     if address.path is not None:
         return open_unix_connection(
             address.path,

@@ -157,7 +157,7 @@ async def connect(
         raise renamed(error, f"cannot connect to {address}") from error
     if ssl_context is None:
         return stream
-    name = server_hostname or (address.host or "localhost").partition("%")[0]  # no zone
+    name = address.certified if server_hostname is None else server_hostname
     return await secured(stream, ssl_context, server_hostname=name)
 
 

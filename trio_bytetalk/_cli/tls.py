@@ -11,6 +11,7 @@ import attrs
 import click
 
 from .._errors import reason_of
+from .failures import say
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -81,7 +82,7 @@ def client_tls(
     """What these options amount to; any of them is TLS. Warns of ``--tls-insecure`` on stderr.
 
     Raises:
-      click.UsageError: if they contradict each other, or the file is of no use.
+      click.UsageError: if they contradict each other, the file is of no use, or the name is none.
     """
     if not (tls or tls_ca is not None or tls_insecure or tls_name is not None):
         return ClientTls(None, None)
@@ -92,7 +93,14 @@ def client_tls(
     except (OSError, ValueError) as error:
         raise click.UsageError(f"no certificate in {tls_ca}: {reason_of(error)}") from error
     if tls_insecure:
-        click.echo("warning: --tls-insecure: the server may be anyone", err=True)
+        say("warning: --tls-insecure: the server may be anyone")
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if tls_name is not None:
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=tls_name)
+        except ValueError as error:
+            raise click.UsageError(
+                f"--tls-name is the name or the address of a host, which {tls_name!r} cannot be"
+            ) from error
     return ClientTls(context, tls_name)
