@@ -654,6 +654,22 @@ async def test_interrupted_in_the_warm_up_nothing_was_measured(
     assert (result.seconds, result.messages, result.late, result.lost) == ((), 0, 0, 0)
 
 
+async def test_interrupted_twice_at_once_no_connection_has_ended_by_itself(
+    nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    load = Load(plan(warmup=100), opener(nursery, echo(0.4)))
+
+    async def interrupt() -> None:
+        await trio.sleep(1)
+        load.interrupt()
+        load.interrupt()
+
+    nursery.start_soon(interrupt)
+    result = await load.run()
+    assert result.interrupted
+    assert not result.exhausted
+
+
 async def test_interrupted_while_connections_are_opened(autojump_clock: Clock) -> None:
     @contextlib.asynccontextmanager
     async def black_hole() -> AsyncIterator[Connection[Any, Any]]:

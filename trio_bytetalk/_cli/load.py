@@ -374,7 +374,8 @@ class Load:
         link.pending.clear()
         if link.failure is not None:
             self.errors[link.failure] += 1
-        if not self.active and self.phase in (Phase.WARMING_UP, Phase.MEASURING):
+        is_under_way = self.phase in (Phase.WARMING_UP, Phase.MEASURING) and not self.interrupted
+        if is_under_way and not self.active:
             self._exhausted = True
             self._sending.cancel()
 
