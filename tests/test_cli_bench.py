@@ -116,29 +116,75 @@ def test_the_results_in_files(address: str, tmp_path: Path) -> None:
 def test_the_results_in_what_is_there_already(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In /dev/stdout, for example: it can be written, and neither its directory nor be read."""
-    allowed = {os.devnull: os.W_OK, str(tmp_path / "new"): os.W_OK, str(tmp_path): os.W_OK}
-
-    def access(path: str | Path, mode: int) -> bool:
-        return mode == allowed.get(str(path))
-
-    monkeypatch.setattr(os, "access", access)
+    """In /dev/stdout, for example: it can be written, and not be read."""
+    monkeypatch.setattr(os, "access", lambda _, mode: mode == os.W_OK)
     assert invoke(address, *QUICK, "--json", os.devnull).exit_code == 0
-    assert invoke(address, *QUICK, "--json", str(tmp_path / "new")).exit_code == 0
-    for wrong in (str(tmp_path / "new"), str(tmp_path / "folder" / "new")):
-        allowed.clear()
-        result = invoke(":1", "--json", wrong)
-        assert result.exit_code == 2
-        assert "writ" in result.stderr
+    data = tmp_path / "results.json"
+    data.write_text("what was there before")
+    assert invoke(address, *QUICK, "--json", str(data)).exit_code == 0
+    assert json.loads(data.read_text("utf-8"))["address"] == address
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    result = invoke(":1", "--json", str(data))
+    assert result.exit_code == 2
+    assert "is not writable" in result.stderr
 
 
-def test_a_file_that_cannot_be_written_after_all(address: str, tmp_path: Path) -> None:
+def test_the_results_where_a_link_leads(address: str, tmp_path: Path) -> None:
     page = tmp_path / "results.html"
-    page.symlink_to("results.html")
+    page.symlink_to("elsewhere.html")
+    assert invoke(address, *QUICK, "--html", str(page)).exit_code == 0
+    assert (tmp_path / "elsewhere.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "No such file or directory"),
+        ("{}/folder/new", "No such file or directory"),
+        ("{}/a link", "No such file or directory"),
+        ("{}/a link to itself", "Too many levels of symbolic links"),
+        ("{}/" + 300 * "a", "File name too long"),
+    ],
+)
+def test_that_a_file_cannot_be_written_is_known_before(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a link").symlink_to("nowhere/new")
+    (tmp_path / "a link to itself").symlink_to("a link to itself")
+    path = name.format(tmp_path)
+    result = invoke(":1", "--json", path)
+    assert result.exit_code == 2
+    assert f"{path!r} cannot be written: {reason}" in result.stderr
+
+
+def test_a_file_is_not_made_before_there_are_results(tmp_path: Path) -> None:
+    page = tmp_path / "results.html"
+    assert invoke(f"unix:{tmp_path}/nobody", "--html", str(page)).exit_code == 1
+    assert not page.exists()
+
+
+def test_both_kinds_of_results_are_not_for_one_file(tmp_path: Path) -> None:
+    (tmp_path / "a link").symlink_to("results")
+    for one, other in (("results", "results"), ("a link", "results")):
+        result = invoke(":1", "--json", f"{tmp_path}/{one}", "--html", f"{tmp_path}/{other}")
+        assert result.exit_code == 2
+        assert f"--json and --html cannot both go to {tmp_path}/{one}" in result.stderr
+
+
+def test_a_file_that_cannot_be_written_after_all(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "results.html"
+
+    def be_in_the_way(*_: object) -> str:
+        page.mkdir()
+        return ""
+
+    monkeypatch.setattr(bench, "as_html", be_in_the_way)
     result = invoke(address, *QUICK, "--html", str(page))
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (
-        f"Error: cannot write the results: {page}: Too many levels of symbolic links"
+        f"Error: cannot write the results: {page}: Is a directory"
     )
     assert result.stdout.startswith("bytetalk bench")
 
@@ -341,7 +387,7 @@ def test_an_interrupt_of_which_nothing_can_be_said_has_its_exit_code(
         ([":1", "--warmup", "inf"], "a finite number of seconds, at least 0, was expected"),
         ([":1", "--timeout", "nan"], "more than 0 seconds, or 'none', were expected, not 'nan'"),
         ([":1", "--size", "4T"], "a size is a whole number, such as 4 or 16M, not '4T'"),
-        ([":1", "--json", "/no/such/file"], "'/no/such' is no directory that can be written to"),
+        ([":1", "--json", "/no/such/file"], "'/no/such/file' cannot be written: No such file"),
         ([":1", "--connections", "0"], "0 is not in the range x>=1"),
         ([":1", "--connections", "99999999999"], "give fewer --connections"),
     ],

@@ -50,11 +50,13 @@ class _OutputFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         path = str(super().convert(value, param, ctx))
-        if path == "-" or os.path.lexists(path):
+        if path == "-" or os.path.exists(path):  # click has seen whether it can be written
             return path
-        folder = Path(path).parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            self.fail(f"{str(folder)!r} is no directory that can be written to", param, ctx)
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+            os.remove(os.path.realpath(path))  # and not a link that leads there
+        except OSError as error:
+            self.fail(f"{path!r} cannot be written: {error.strerror}", param, ctx)
         return path
 
 
@@ -162,8 +164,9 @@ def command(
       bytetalk serve echo
       bytetalk bench :5555 -n 50 -d 5
     """
-    if json == html == "-":
-        raise click.UsageError("--json and --html cannot both go to the standard output")
+    if json is not None and html is not None and os.path.realpath(json) == os.path.realpath(html):
+        where = "the standard output" if json == "-" else json
+        raise click.UsageError(f"--json and --html cannot both go to {where}")
     codec_name, parsed = codec
     plan = Plan(
         payload=_payload(parsed, size, message, check=not no_check),
