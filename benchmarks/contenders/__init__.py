@@ -116,6 +116,22 @@ CONTENDERS: Final[dict[str, Contender]] = {
             ("uvloop",),
         ),
         Contender("twisted", "Twisted Int32StringReceiver", "twisted_int32", (), ("twisted",)),
+        Contender(
+            "ceiling-interface",
+            "(ceiling: async for and send alone)",
+            "ceiling_interface",
+            (),
+            ("trio",),
+            is_reference=True,
+        ),
+        Contender(
+            "ceiling-task",
+            "(ceiling: a Trio task, unframed)",
+            "ceiling_task",
+            (),
+            _OURS,
+            is_reference=True,
+        ),
         Contender("ceiling", "(ceiling: raw epoll echo)", "ceiling", is_reference=True),
         Contender(
             "ceiling-whole",
