@@ -2159,6 +2159,30 @@ async def test_a_server_is_cancelled_or_stopped_during_a_handshake(
     assert logged(caplog) == []
 
 
+async def test_a_connection_whose_handshake_ends_after_the_stop_is_stopped_too(
+    autojump_clock: trio.testing.MockClock,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+) -> None:
+    server = Server(echo)
+    ours, theirs = memory()
+    peer = trio.SSLStream(theirs, client_context, server_hostname="localhost")
+    start = trio.current_time()
+    async with server.events() as events:
+        async with trio.open_nursery() as nursery:
+            serve = functools.partial(server.serve_stream, ssl_context=server_context)
+            nursery.start_soon(serve, ours)
+            await trio.testing.wait_all_tasks_blocked()
+            server.stop(timeout=5)
+            await peer.send_all(frame(b"hello"))
+            assert await read_to_end(peer) == frame(b"hello")
+            await peer.aclose()
+        heard = [event async for event in events]
+    assert trio.current_time() == start
+    check_whole_lives(heard)
+    assert [each.close_reason for each in connections_in(heard)] == [CloseReason.SERVER_STOPPED]
+
+
 async def test_what_was_received_over_tls_before_the_stop_is_handled_and_answered(
     nursery: trio.Nursery,
     tmp_path: Path,
