@@ -64,7 +64,7 @@ from trio_bytetalk import (
     open_connection,
 )
 from trio_bytetalk._log import address_in_words
-from trio_bytetalk.testing import connection_pair, open_memory_connection
+from trio_bytetalk.testing import FaultyStream, connection_pair, open_memory_connection
 
 AnyConnection = Connection[Any, Any]
 
@@ -1156,6 +1156,7 @@ async def test_who_has_heard_of_it_or_failed_in_closing_is_not_told_of_what_was_
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """In closing, a hook fails; the next one, another task's cancelled closing cuts it short."""
+    caplog.set_level(logging.INFO, logger="trio_bytetalk")
     ours, peer = tight_unix()
     connection = connect(ours, close_timeout=50)
 
@@ -1211,6 +1212,25 @@ async def test_what_was_not_sent_when_it_is_closed_is_logged(
     else:
         assert connection.close_reason is CloseReason.CLOSED
     await tight_pair[1].aclose()
+
+
+async def test_what_was_not_sent_is_logged_once_though_closing_the_stream_takes_long(
+    connect: Connect, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    class SlowToClose(FaultyStream):
+        async def aclose(self) -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(10)
+            await super().aclose()
+
+    ours, peer = trio.testing.lockstep_stream_pair()
+    connection = connect(SlowToClose(ours), send_timeout=2, close_timeout=5)
+    await connection.send(bytes(200_000))
+    await connection.aclose()
+    assert trio.current_time() >= 12
+    (record,) = caplog.records
+    assert fields_of(record)["error"] == "SendTimeoutError"
+    await peer.aclose()
 
 
 @pytest.mark.parametrize("method", ["flush", "send_eof"])
@@ -3107,6 +3127,19 @@ async def test_reset_in_the_middle_of_a_message_is_no_end(connect: Connect) -> N
 
         await trio.testing.wait_all_tasks_blocked()
         reset(right)
+
+
+async def test_reset_that_sending_meets_first_is_no_end(connect: Connect) -> None:
+    left, right = tcp()
+    connection = connect(left)
+    await right.send_all(frame(b"hello"))
+    assert await connection.receive() == b"hello"
+    reset(right)
+    with contextlib.suppress(trio.BrokenResourceError):
+        await connection.send(b"lost")
+        await connection.flush()
+    with pytest.raises(trio.BrokenResourceError, match="reset"):
+        await connection.receive()
 
 
 async def test_fault_in_a_burst_is_the_reason_when_it_ends_there(

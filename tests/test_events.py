@@ -967,3 +967,17 @@ async def test_subscribing_to_what_has_ended_ends_at_once() -> None:
     async with emitter.subscribe() as events:
         with pytest.raises(trio.EndOfChannel):
             await events.receive()
+
+
+async def test_hooks_can_be_interrupted_though_a_system_task_tells_them() -> None:
+    protected: list[bool] = []
+
+    async def hook(_event: MessageWritten) -> None:
+        protected.append(trio.lowlevel.currently_ki_protected())
+
+    connection, peer = connection_pair(LengthPrefixed())
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await connection.aclose()
+    await peer.aclose()
+    assert protected == [False]
