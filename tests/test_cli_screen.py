@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import signal
 import sys
 import termios
@@ -15,12 +16,16 @@ import trio
 import trio.testing
 from rich.console import Console
 from rich.text import Text
+from trio.testing import MockClock
 
 from trio_bytetalk._cli.screen import Screen, Stderr, keyboard
 
 # What rich writes to have the terminal's other screen, and no cursor, and to give it back.
 TAKEN = "\x1b[?1049h\x1b[H\x1b[?25l"
 GIVEN_BACK = "\x1b[?25h\x1b[?1049l"
+
+# In seconds; only a failure takes so long.
+PATIENCE = 60
 
 
 @pytest.fixture
@@ -55,8 +60,10 @@ def test_what_is_typed_is_not_seen_and_forgotten(terminal: tuple[int, int]) -> N
     assert echoes(theirs)
     assert can_be_stopped(theirs)
     os.write(ours, b"for the shell\n")
-    assert os.read(theirs, 100) == b"for the shell\n"
+    assert select.select([theirs], [], [], PATIENCE)[0]
     screen.give_back()
+    assert select.select([theirs], [], [], 0)[0]
+    assert os.read(theirs, 100) == b"for the shell\n"
     assert file.getvalue() == TAKEN + GIVEN_BACK
 
 
@@ -98,6 +105,44 @@ async def test_ctrl_z_gives_it_back_before_the_program_is_stopped(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_picture_is_drawn_once_for_each_size_and_each_time_that_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def run_here(function: Callable[[], object]) -> None:
+        function()  # for virtual time does not wait for other threads
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    monkeypatch.setenv("TERM", "xterm")
+    file = io.StringIO()
+    screen = Screen(Console(file=file, force_terminal=True, width=80, height=24), None)
+    looks = 0
+
+    async def look() -> Text:
+        nonlocal looks
+        looks += 1
+        return Text("a picture")
+
+    def drawn() -> int:
+        count = file.getvalue().count("a picture")
+        file.seek(0)
+        file.truncate()
+        return count
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(screen.show, look, 0.25)
+        await trio.sleep(0.9)
+        assert (drawn(), looks) == (1, 4)
+        screen.console.size = (40, 10)
+        await trio.sleep(1)
+        assert (drawn(), looks) == (1, 8)
+        signal.raise_signal(signal.SIGTSTP)
+        await trio.sleep(1)
+        assert (drawn(), looks) == (1, 12)
+        nursery.cancel_scope.cancel()
+
+
 def test_what_is_typed_on(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     _, theirs = terminal
     with os.fdopen(os.dup(theirs)) as stream:
@@ -137,7 +182,10 @@ async def test_a_terminal_is_drawn_on_and_a_file_is_not_whatever_is_said_of_colo
         screen.take()
         await screen.draw(Text("a picture"))
         screen.give_back()
-    assert b"a picture" in os.read(ours, 100_000)
+    shown = b""
+    while GIVEN_BACK.encode() not in shown:
+        shown += os.read(ours, 4096)
+    assert b"a picture" in shown
 
 
 def test_a_terminal_is_drawn_on_if_it_can_be_and_in_its_foreground(
