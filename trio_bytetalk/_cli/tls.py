@@ -92,10 +92,6 @@ def client_tls(
         context = ssl.create_default_context(cafile=tls_ca)
     except (OSError, ValueError) as error:
         raise click.UsageError(f"no certificate in {tls_ca}: {reason_of(error)}") from error
-    if tls_insecure:
-        say("warning: --tls-insecure: the server may be anyone")
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     if tls_name is not None:
         try:
             context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=tls_name)
@@ -103,4 +99,8 @@ def client_tls(
             raise click.UsageError(
                 f"--tls-name is the name or the address of a host, which {tls_name!r} cannot be"
             ) from error
+    if tls_insecure:
+        say("warning: --tls-insecure: the server may be anyone")
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     return ClientTls(context, tls_name)
