@@ -65,7 +65,7 @@ def test_letters_that_are_delimiters_are_avoided() -> None:
         ("lines:max_size=10", 11, "the line has 11 bytes; max_size allows 10"),
         ("fixed:16", 17, "the message has 17 bytes; size says that each has 16"),
         ("delimiter:c|C", 4, "the message contains its own delimiter b'c' or b'C'"),
-        ("struct:!IH", 7, "a record of '!IH' has 6 bytes, not 7"),
+        ("struct:!IH", 7, "a record of '!IH' has a size of 6, not 7"),
         ("length:8,max_size=9G", 2**28 + 1, "the most is 268,435,456"),
         ("chunks", 8, "this codec does not receive such messages as it sends them"),
     ],

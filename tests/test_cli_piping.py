@@ -302,7 +302,7 @@ async def test_an_end_by_silence_within_a_message_is_a_failure(
     ours, theirs = memory()
     await theirs.send_all(frame(b"a") + b"\0\0\0\4abc")
     words = (
-        r"^no more came for 3 seconds, and the last 7 bytes are no whole message "
+        r"^no more came for 3 seconds, and what came last, 7 bytes, is no whole message "
         r"\(--wait gives more time; is --codec the one that the server uses\?\)$"
     )
     with fails(click.ClickException, words):

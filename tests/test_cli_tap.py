@@ -193,6 +193,9 @@ def test_no_more_of_an_unfinished_message_is_kept_than_is_allowed() -> None:
     assert "100 bytes" in problem.reason
     assert "--max-undecoded" in problem.reason
     assert list(tap.feed(b"x" * 903 + frame(b"hi"))) == []
+    (problem,) = Tap(LengthPrefixed(), 1).feed(b"xx")
+    assert isinstance(problem, Problem)
+    assert "within 1 byte;" in problem.reason
 
 
 def test_many_messages_in_one_read_are_no_unfinished_one() -> None:

@@ -54,7 +54,7 @@ def generated(codec: Codec[Any, Any], size: int | None, *, check: bool = True) -
     if size is None:
         size = DEFAULT_SIZE if fixed is None else fixed
     elif isinstance(codec, Structs) and size != fixed:
-        raise ValueError(f"a record of {codec.format!r} has {fixed} bytes, not {size}")
+        raise ValueError(f"a record of {codec.format!r} has a size of {fixed}, not {size}")
     if size > _MOST:
         raise ValueError(f"messages of {size:,} bytes are too large: the most is {_MOST:,}")
     count = min(_DIFFERENT, _DIFFERENT_BYTES // (size + 1) + 2)

@@ -178,9 +178,9 @@ class Piping:
         undecoded = self.connection.statistics().bytes_undecoded
         if undecoded and self._scope.cancelled_caught and self._failure is None:
             raise click.ClickException(
-                f"no more came for {self.wait:g} seconds, and the last {plural(undecoded, 'byte')} "
-                "are no whole message (--wait gives more time; is --codec the one that the server "
-                "uses?)"
+                f"no more came for {self.wait:g} seconds, and what came last, "
+                f"{plural(undecoded, 'byte')}, is no whole message (--wait gives more time; "
+                "is --codec the one that the server uses?)"
             )
         if self.replies is not None and self._received < self.replies:
             raise self._failure or too_few_replies(self._received, self.replies)

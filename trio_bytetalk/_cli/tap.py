@@ -12,6 +12,7 @@ from .._buffer import ReceiveBuffer
 from .._codec import NEED_DATA, Codec, Reader
 from .._errors import ProtocolError, in_words
 from . import messages
+from .figures import plural
 
 # How much of an error is shown; what a peer sent may be a part of it.
 _SHOWN: Final = 300
@@ -116,7 +117,7 @@ class Tap:
         if len(buffer) >= buffer.wanted:
             yield from self._decode(self._reader, at_end=False)
         if len(buffer) > self.most:
-            reason = f"no message has ended within {self.most} bytes"
+            reason = f"no message has ended within {plural(self.most, 'byte')}"
             yield self._give_up(
                 f"{reason}; the setting is --max-undecoded", ProblemKind.UNDECODABLE
             )
