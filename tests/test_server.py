@@ -1735,8 +1735,9 @@ async def test_the_limit_holds_on_tcp(nursery: trio.Nursery) -> None:
     assert server.statistics().connections_total == 30
 
 
-async def test_the_limit_holds_for_two_listeners_together(
-    autojump_clock: trio.testing.MockClock,
+@pytest.mark.parametrize(("limit", "count"), [(3, 2), (1, 3)])
+async def test_the_limit_holds_for_several_listeners_together(
+    limit: int, count: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     most = 0
 
@@ -1745,8 +1746,8 @@ async def test_the_limit_holds_for_two_listeners_together(
         most = max(most, len(server.connections))
         await echo(connection)
 
-    server = Server(counting_echo, max_connections=3)
-    listeners = [MemoryListener(), MemoryListener()]
+    server = Server(counting_echo, max_connections=limit)
+    listeners = [MemoryListener() for _ in range(count)]
 
     async def client(listener: MemoryListener) -> None:
         async with open_connection(listener.dial()) as connection:
@@ -1759,8 +1760,8 @@ async def test_the_limit_holds_for_two_listeners_together(
                 for listener in listeners * 10:
                     clients.start_soon(client, listener)
             nursery.cancel_scope.cancel()
-    assert most == 3
-    assert server.statistics().connections_total == 20
+    assert most == limit
+    assert server.statistics().connections_total == 10 * count
 
 
 async def test_a_place_that_gets_free_goes_to_whichever_listener_has_someone_waiting(
