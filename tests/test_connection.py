@@ -3408,13 +3408,20 @@ async def test_messages_sent_are_counted_whichever_way_they_go(
         await connection.aclose()
 
 
-async def test_closed_is_closed_even_for_what_could_not_be_sent_anyway(connect: Connect) -> None:
+async def test_closed_is_closed_even_for_what_could_not_be_sent_anyway(
+    connect: Connect, tls: Tls
+) -> None:
     connection = connect(memory()[0])
     await connection.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await connection.send("text")
     with pytest.raises(trio.ClosedResourceError):
         connection.send_nowait("text")
+
+    connection = connect(tls.at_server(memory()[0]))  # which cannot be half-closed
+    await connection.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await connection.send_eof()
 
 
 async def test_broadcast_encodes_by_itself_for_writers_that_were_set_by_hand() -> None:
