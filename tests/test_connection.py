@@ -945,23 +945,205 @@ async def test_waiting_for_tls_and_waking_up_to_a_connection_that_is_closed(
         await theirs.aclose()
 
 
-async def test_hooks_that_send_are_not_held_up_by_start_tls(connect: Connect, tls: Tls) -> None:
+@pytest.mark.parametrize("way", ["itself", "by another task", "after another task"])
+async def test_start_tls_does_not_wait_for_hooks_that_send(
+    way: str, connect: Connect, tls: Tls
+) -> None:
     ours, theirs = tight_unix()
-    connection = connect(ours)
+    connection = connect(ours, write_buffer_size=100_000)
     peer = tls.at_client(theirs)
+    lock = trio.Lock()
+    begun = trio.Event()
+    messages = [b"in the clear", b"more in the clear"]
+
+    async def send(message: bytes) -> None:
+        async with lock:
+            await connection.send(message)
 
     async def hook(event: MessageWritten) -> None:
-        if event.message != b"told":
-            await event.connection.send(b"told")
+        if event.message != messages[0]:
+            return
+        await begun.wait()
+        if way == "by another task":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.send, b"by the hook")
+        elif way == "itself":
+            await connection.send(b"by the hook")
+        else:
+            await send(b"by the hook")
 
     connection.message_written.connect(hook)
     async with trio.open_nursery() as nursery:
+        await connection.send(messages[0])
         await connection.send(bytes(200_000))
+        nursery.start_soon(connection.send, messages[1])
+        await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
-        await read_exactly(theirs, 200_004)
-        assert await read_exactly(theirs, 8) == frame(b"told")
-        await peer.do_handshake()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(send, b"held")
+        await trio.testing.wait_all_tasks_blocked()
+        begun.set()
+        await trio.testing.wait_all_tasks_blocked()
+        clear = frame(messages[0]) + frame(bytes(200_000)) + frame(messages[1])
+        assert await read_exactly(theirs, len(clear)) == clear
+        expected = frame(b"held") + frame(b"by the hook")
+        received = b""
+        while len(received) < len(expected):
+            received += await peer.receive_some()
+        assert sorted(received) == sorted(expected)
     await trio.aclose_forcefully(peer)
+
+
+async def test_a_connection_that_was_given_up_is_not_revived_by_start_tls(
+    connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = memory()
+    connection = connect(ours, idle_timeout=3)
+    with pytest.raises(IdleTimeoutError):
+        await connection.receive()
+    with pytest.raises(IdleTimeoutError):
+        await connection.start_tls(tls.server, server_side=True)
+
+    connection = connect(theirs)
+    await cancel_when_it_waits(partial(connection.start_tls, tls.server, server_side=True))
+    with pytest.raises(trio.BrokenResourceError, match="not finished"):
+        await connection.start_tls(tls.server, server_side=True)
+
+
+async def test_start_tls_tells_that_a_hook_has_failed(connect: Connect, tls: Tls) -> None:
+    ours, theirs = memory()
+    connection = connect(ours)
+
+    async def hook(_event: MessageWritten) -> None:
+        raise ZeroDivisionError
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(trio.BrokenResourceError, match="hook failed"):
+        await connection.start_tls(tls.server, server_side=True)
+    assert await read_exactly(theirs, 5) == frame(b"x")
+
+
+async def test_who_waits_for_room_under_tls_hears_why_the_handshake_failed(
+    connect: Connect, tls: Tls
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, write_buffer_size=1000)
+
+    async def start_tls() -> None:
+        with pytest.raises(trio.BrokenResourceError, match="TLS handshake failed"):
+            await connection.start_tls(tls.server, server_side=True)
+
+    async def send() -> None:
+        with pytest.raises(trio.BrokenResourceError, match="TLS handshake failed"):
+            await connection.send(bytes(2000))
+
+    async with trio.open_nursery() as nursery:
+        await connection.send(bytes(200_000))
+        nursery.start_soon(start_tls)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.send, bytes(2000))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(send)
+        await read_exactly(theirs, 200_004)
+        await theirs.send_all(b"GET / HTTP/1.1\r\n\r\n")
+    await theirs.aclose()
+
+
+async def test_closing_does_not_wait_for_what_a_failed_handshake_holds_up(
+    connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = memory()
+    connection = connect(ours, close_timeout=5)
+
+    async def start_tls() -> None:
+        with pytest.raises(trio.BrokenResourceError, match="TLS handshake failed"):
+            await connection.start_tls(tls.server, server_side=True)
+
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_tls)
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.send(b"x")
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        await theirs.send_all(b"GET / HTTP/1.1\r\n\r\n")
+    assert trio.current_time() == start
+
+
+@attrs.define(eq=False)
+class Numbered(Writer[bytes]):
+    sign: bytes
+    count: int = 0
+    stateful = True
+
+    def encode(self, message: bytes) -> bytes:
+        self.count += 1
+        return frame(b"%s%d %s" % (self.sign, self.count, message))
+
+
+async def test_a_message_that_waits_for_room_is_its_writers_though_that_is_replaced(
+    connect: Connect,
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, write_buffer_size=1000)
+    await connection.send(bytes(200_000))
+    connection.writer = Numbered(b"old ")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.send, b"one")
+        await trio.testing.wait_all_tasks_blocked()
+        connection.writer = Numbered(b"new ")
+        nursery.start_soon(connection.send, b"two")
+        expected = frame(bytes(200_000)) + frame(b"old 1 one") + frame(b"new 1 two")
+        assert await read_exactly(theirs, len(expected)) == expected
+    await theirs.aclose()
+
+
+async def test_an_end_at_the_last_moment_is_no_idle_timeout(
+    connect: Connect, mock_clock: trio.testing.MockClock
+) -> None:
+    for _ in range(20):  # the scheduler has either of the two first
+        ours, theirs = trio.testing.memory_stream_pair()
+        connection = connect(ours, idle_timeout=3)
+
+        async def receive(connection: AnyConnection = connection) -> None:
+            with pytest.raises(trio.EndOfChannel):
+                await connection.receive()
+            await connection.send(b"goodbye")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(4)
+            theirs.send_stream.close()
+        assert await read_exactly(theirs, 11) == frame(b"goodbye")
+
+
+async def test_closing_sends_all_though_a_hook_cannot_send_any_more(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, write_buffer_size=1_000_000)
+
+    async def hook(event: MessageWritten) -> None:
+        await event.connection.send(b"acknowledged")
+
+    connection.message_written.connect(hook)
+    received: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            await connection.send(bytes(100_000))
+
+        @nursery.start_soon
+        async def read() -> None:
+            received.append(await read_to_end(theirs))
+
+        await connection.aclose()
+    assert received == [3 * frame(bytes(100_000))]
+    assert connection.close_reason is CloseReason.CLOSED
+    assert caplog.records == []
+    await theirs.aclose()
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
@@ -3655,9 +3837,7 @@ async def test_bytes_are_counted_on_under_tls(connect: Connect, tls: Tls) -> Non
         nursery.cancel_scope.cancel()
 
 
-async def test_message_before_tls_is_announced_before_that_begins(
-    connect: Connect, tls: Tls
-) -> None:
+async def test_message_before_tls_is_announced_all_the_same(connect: Connect, tls: Tls) -> None:
     ours, peer = memory()
     connection = connect(ours)
     announced = []
@@ -3673,32 +3853,10 @@ async def test_message_before_tls_is_announced_before_that_begins(
         nursery.start_soon(partial(connection.start_tls, tls.client, server_hostname="example.org"))
         assert await read_exactly(peer, 16) == frame(b"in the clear")
         await read_exactly(peer, 1)
+        while not announced:
+            await trio.testing.wait_all_tasks_blocked()
         assert announced == [b"in the clear"]
         nursery.cancel_scope.cancel()
-
-
-async def test_closed_while_tls_waits_for_a_hook_sends_no_hello(connect: Connect, tls: Tls) -> None:
-    ours, peer = memory()
-    connection = connect(ours)
-    go_on = trio.Event()
-
-    async def hook(_event: MessageWritten) -> None:
-        await go_on.wait()
-
-    async def start_tls() -> None:
-        with pytest.raises(trio.ClosedResourceError, match="closed by another task"):
-            await connection.start_tls(tls.client, server_hostname="example.org")
-
-    connection.message_written.connect(hook)
-    async with trio.open_nursery() as nursery:
-        await connection.send(b"x")
-        nursery.start_soon(start_tls)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(connection.aclose)
-        await trio.testing.wait_all_tasks_blocked()
-        go_on.set()
-        assert await read_to_end(peer) == frame(b"x")
-        await peer.aclose()
 
 
 async def test_fault_of_another_connections_peer_is_the_handlers_own(

@@ -30,7 +30,7 @@ from trio_bytetalk import (
     Server,
     open_connection,
 )
-from trio_bytetalk._errors import one_line, reason_of
+from trio_bytetalk._errors import leaves, one_line, reason_of
 from trio_bytetalk.testing import connection_pair, open_memory_connection
 
 EXCEPTIONS: list[type[Exception]] = [
@@ -216,3 +216,10 @@ async def test_an_error_that_fails_to_say_what_it_is_ends_its_connection_only(
         await good.send(b"hello")
         assert await good.receive() == b"good"
     assert "SpeechlessError, whose words could not be had" in caplog.text
+
+
+def test_the_leaves_of_an_error_are_what_is_in_its_groups() -> None:
+    one, two, three = ValueError(1), KeyError(2), trio.EndOfChannel()
+    assert list(leaves(one)) == [one]
+    group = BaseExceptionGroup("outer", [one, ExceptionGroup("inner", [two, three])])
+    assert list(leaves(group)) == [one, two, three]

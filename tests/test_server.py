@@ -3405,6 +3405,57 @@ async def test_cancelled_server_without_time_limits_does_not_wait_for_ever_for_a
     await right.aclose()
 
 
+async def test_a_written_hook_that_meets_a_peers_reset_has_not_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    written = trio.Event()
+    was_reset = trio.Event()
+
+    async def on_written(event: MessageWritten) -> None:
+        written.set()
+        await was_reset.wait()
+        while True:
+            await event.connection.send(b"acknowledged")
+            await event.connection.flush()
+
+    server = Server(echo)
+    server.message_written.connect(on_written)
+    ours, theirs = tcp()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await theirs.send_all(frame(b"hello"))
+        await written.wait()
+        reset(theirs)
+        was_reset.set()
+    assert fields_of(only_record(caplog))["event"] == "connection_ended"
+    assert endings(server) == {Ending.BROKEN: 1}
+
+
+async def test_a_task_that_waits_for_tls_is_not_blamed_for_a_handshake_that_is_not_begun(
+    tls: Tls, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def secure(connection: BytesConnection) -> None:
+        await connection.receive()
+        await connection.send(bytes(200_000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.start_tls, tls.server)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(connection.send, b"secret")
+
+    server = Server(secure)
+    ours, theirs = tight_unix()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_stream, ours)
+        await theirs.send_all(frame(b"STARTTLS") + frame(b"no handshake"))
+        assert await read_to_end(theirs) == frame(bytes(200_000))
+    assert fields_of(only_record(caplog))["error"] == "ProtocolError"
+    assert endings(server) == {Ending.PROTOCOL_ERROR: 1}
+    await theirs.aclose()
+
+
 async def test_a_handlers_own_failure_is_logged_though_a_hook_had_failed_before(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -1275,6 +1275,23 @@ async def test_a_reset_that_sending_meets_first_is_no_end_of_the_stream(
     assert str(connection.close_reason) == "the connection broke: Connection reset by peer"
 
 
+async def test_under_tls_receiving_tells_what_sending_met(connect: Connect, tls: Tls) -> None:
+    ours, theirs = tcp()
+    connection = connect(tls.at_server(ours))
+    peer = tls.at_client(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.send_all, frame(b"hello"))
+        assert await connection.receive() == b"hello"
+    reset(theirs)
+    with pytest.raises(trio.BrokenResourceError):
+        await send_on(connection)
+    with pytest.raises(trio.BrokenResourceError, match="Connection reset by peer"):
+        await connection.receive()
+    await connection.aclose()
+    assert isinstance(connection.close_reason, trio.BrokenResourceError)
+    assert isinstance(connection.close_reason.__cause__, ConnectionResetError)
+
+
 async def test_a_peer_that_closes_has_finished_though_sending_to_it_fails(
     connect: Connect,
 ) -> None:

@@ -31,7 +31,7 @@ from ._codec import (
     Writer,
     ahead_reader,
 )
-from ._errors import BytetalkError, ProtocolError, in_words, reason_of
+from ._errors import BytetalkError, ProtocolError, in_words, leaves, reason_of
 from ._events import (
     EventEmitter,
     MessageHook,
@@ -602,7 +602,7 @@ class Connection(
             if size:
                 self._partial = (began, waited + trio.current_time() - now)
         if self._overdue:
-            if len(buffer) > size:
+            if len(buffer) > size or self._end is not None:
                 return  # there is something to look at, at the last moment
             if size:
                 self._give_up(
@@ -750,8 +750,8 @@ class Connection(
 
         Raises:
           trio.WouldBlock: more than ``write_buffer_size`` bytes are queued, or other tasks wait
-              for room already, or listeners to `message_written` are thousands of messages behind.
-              Nothing was queued.
+              for room already, or listeners to `message_written` are thousands of messages behind,
+              or `start_tls` waits until what is queued has left. Nothing was queued.
         """
         self._transport.check()
         if not self._put_nowait(self._frame(message), message):
@@ -785,7 +785,8 @@ class Connection(
     def _frame(self, message: SendT) -> Frame:
         """The encoded message; or, for a stateful writer, what encodes it when there is room."""
         if self._writer.stateful:
-            return lambda: self._pieces(self._encode(message))
+            encode = self._encode  # for the writer may be replaced meanwhile
+            return lambda: self._pieces(encode(message))
         return self._pieces(self._encode(message))
 
     def _pieces(self, frame: Any) -> Sequence[Buffer]:
@@ -864,7 +865,7 @@ class Connection(
                     signal.raise_signal(signal.SIGINT)  # once more, for the main task
                 except BaseException:  # noqa: BLE001 - by a handler of the user's: as above
                     failed = failed or interrupted
-            if failed is not None:
+            if failed is not None and not all(map(self._is_heard_of, leaves(failed))):
                 self._hook_failed(failed.exceptions[0] if len(failed.exceptions) == 1 else failed)
 
     def _hook_failed(self, error: BaseException) -> None:
@@ -1020,6 +1021,13 @@ class Connection(
         if isinstance(error, ProtocolError):
             # Without a connection it is of a rule that the handler or a hook has checked.
             return error._connection in (None, self.number)
+        return self._is_own_failure(error)
+
+    def _is_heard_of(self, error: BaseException) -> bool:
+        """Whether ``error`` says only that this connection has ended or broken."""
+        return self._is_closed_error(error) or self._is_own_failure(error)
+
+    def _is_own_failure(self, error: BaseException) -> bool:
         return any(
             failure is not None
             and isinstance(failure, trio.BrokenResourceError)
@@ -1045,9 +1053,8 @@ class Connection(
     ) -> None:
         """Go on under TLS, as protocols with a STARTTLS command do (RFC 3207, for one).
 
-        What is queued, or waits for room, is sent in the clear first. What other tasks send from
-        now on waits, and is sent under TLS; but hooks of `message_written` that send are not held
-        up. No other task may be receiving.
+        What is queued, or waits for room, is sent in the clear first. What other tasks and hooks
+        send from now on waits, and is sent under TLS. No other task may be receiving.
 
         Args:
           ssl_context: As made by `ssl.create_default_context`.
@@ -1077,20 +1084,18 @@ class Connection(
             raise trio.ClosedResourceError("this connection was closed")
         if self._receiving:
             raise trio.BusyResourceError(_BUSY)
-        if self._transport.in_announcement:
+        plain = self._transport
+        if plain.in_announcement:
             raise trio.BusyResourceError("a message_written hook cannot start TLS")
+        plain.check()
         self._settle()
         self._receiving = True
-        plain = self._transport
         plain.hold()
         try:
-            while True:
+            await plain.drain()
+            while plain.queued:  # by others, who had been waiting for room
                 await plain.drain()
-                await plain.finish()
-                if not plain.queued:  # what others had been waiting to send
-                    break
-            if self._closed:
-                raise trio.ClosedResourceError("this connection was closed by another task")
+            plain.check()
             if self._undelivered is not None:
                 raise ProtocolError(
                     "the peer sent a message in the clear, not a TLS handshake; receive() has been "
@@ -1106,12 +1111,15 @@ class Connection(
             try:
                 await handshake(stream, self._limits)
             except BaseException as error:
-                if not self._closed:
-                    self._give_up(
-                        again(error)
-                        if isinstance(error, trio.BrokenResourceError)
-                        else trio.BrokenResourceError("the TLS handshake was not finished")
-                    )
+                failure = (
+                    again(error)
+                    if isinstance(error, trio.BrokenResourceError)
+                    else trio.BrokenResourceError("the TLS handshake was not finished")
+                )
+                if self._closed:
+                    secure.fail(failure)  # closing need not wait for what cannot be sent
+                else:
+                    self._give_up(failure)
                 raise
         except BaseException as error:
             if self._transport is plain:  # nothing that waits may leave in the clear

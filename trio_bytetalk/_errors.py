@@ -6,6 +6,7 @@ Where Trio has an exception for a situation (`trio.EndOfChannel`, `trio.ClosedRe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -39,6 +40,15 @@ def reason_of(error: BaseException) -> str:
         return str(error) or repr(error)
     except Exception:  # noqa: BLE001 - it may be a user's own, and fail at this, too
         return f"{type(error).__name__}, whose words could not be had"
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, and in the groups in it; or the one that it is."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
 
 
 class BytetalkError(Exception):

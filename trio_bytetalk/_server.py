@@ -27,7 +27,7 @@ from ._connection import (
     numbers,
     wrap_tls,
 )
-from ._errors import BytetalkError, EncodeError, in_words
+from ._errors import BytetalkError, EncodeError, in_words, leaves
 from ._events import (
     BUFFER_SIZE,
     ClientConnected,
@@ -473,8 +473,8 @@ class Server(Generic[SendT, ReceiveT]):
         connection then.
 
         Connections whose ``on_connect`` hooks are still at work are left out: their protocol is
-        not settled. So are those that `Connection.start_tls` has begun to take to TLS, which count
-        as skipped.
+        not settled. So are those whose queue `Connection.start_tls` is emptying, which count as
+        skipped.
         """
         if when_full not in ("skip", "close"):
             raise ValueError(f"when_full must be 'skip' or 'close', not {when_full!r}")
@@ -864,25 +864,25 @@ def _judge(
     """Decide what ``error`` means for ``connection``, log it, and return what is not its own."""
     ours, rest = _split(error)
     if ours is None:
-        if all(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error)):
+        if all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error)):
             connection._conclude(CloseReason.SERVER_STOPPED if stopping else CloseReason.CANCELLED)
         else:
             connection._conclude(error)
         return rest
-    leaves = [leaf for leaf in _leaves(ours) if not _tells_of_end(connection, leaf)]
-    is_peers_fault = all(connection._is_peers_fault(leaf) for leaf in leaves)
-    if not leaves:
+    faults = [leaf for leaf in leaves(ours) if not _tells_of_end(connection, leaf)]
+    is_peers_fault = all(map(connection._is_peers_fault, faults))
+    if not faults:
         pass  # the handler has noticed the end, no more
     elif is_peers_fault and isinstance(connection._reason, BaseException):
         pass  # a hook had failed, which was logged, and this is what came of it
     elif is_peers_fault:
-        connection._conclude(leaves[0])
+        connection._conclude(faults[0])
         connection._is_logged = True
         # A reset is everyday life; a peer that breaks the protocol, or stalls, is worth a look.
-        level = logging.WARNING if isinstance(leaves[0], BytetalkError) else logging.INFO
+        level = logging.WARNING if isinstance(faults[0], BytetalkError) else logging.INFO
         ending = connection._ending().value
-        extra = connection._log_fields("connection_ended", leaves[0], ending=ending)
-        words = in_words(leaves[0], ERROR_SHOWN)
+        extra = connection._log_fields("connection_ended", faults[0], ending=ending)
+        words = in_words(faults[0], ERROR_SHOWN)
         _logger.log(level, "%r ends: %s", connection, words, extra=extra)
     else:
         connection._conclude(ours, failed=True)
@@ -904,14 +904,6 @@ def _tells_of_end(connection: Connection[Any, Any], error: BaseException) -> boo
     if isinstance(error, trio.EndOfChannel):
         return isinstance(connection._end, trio.EndOfChannel)
     return connection._is_closed_error(error)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _task_name(number: int, address: Any) -> str:

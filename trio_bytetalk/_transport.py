@@ -160,6 +160,47 @@ class _Worker:
 
 
 @attrs.define(eq=False)
+class _Announcer:
+    """Tells of frames that are written, one after the other, in a task of its own."""
+
+    transport: Transport
+    """The one that writes: another one, when it has taken the first one's place."""
+
+    pending: deque[tuple[int, Announce]] = attrs.field(factory=deque, init=False)
+    """How many bytes must have been written, and who tells of it then."""
+
+    reached: int = attrs.field(default=0, init=False)
+    """How many bytes were written up to the last frame told of, while any are pending."""
+
+    worker: _Worker | None = attrs.field(default=None, init=False)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the current task is this one's."""
+        return self.worker is not None and self.worker.is_current
+
+    def start(self) -> None:
+        """Begin with what is due, if anything is."""
+        if self.pending and self.pending[0][0] <= self.transport.bytes_written:
+            if self.worker is None:
+                name = f"announcer of connection {self.transport.number}"
+                self.worker = _Worker(name, self._announce)
+            self.worker.start()
+
+    async def _announce(self) -> None:
+        pending = self.pending
+        told = 0
+        while pending and pending[0][0] <= self.transport.bytes_written:
+            await pending[0][1]()
+            if pending:  # or the transport was closed meanwhile
+                self.reached = pending.popleft()[0]
+                self.transport.has_announced()
+            told += 1
+            if told % _ANNOUNCED_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
+
+
+@attrs.define(eq=False)
 class _Sender:
     """A task that waits for room for its frame."""
 
@@ -221,17 +262,15 @@ class Transport(ABC):
     _is_closed: bool = attrs.field(default=False, init=False)  # and had not failed before
 
     _queue: list[Buffer] = attrs.field(factory=list, init=False)
-    # Made when there is the first: an empty deque takes 600 bytes.
-    _announcements: deque[tuple[int, Announce]] | None = attrs.field(default=None, init=False)
     _senders: list[_Sender] = attrs.field(factory=list, init=False)
     _holding: bool = attrs.field(default=False, init=False)
     _drainers: list[trio.lowlevel.Task] = attrs.field(factory=list, init=False)
     _flush_at: int = attrs.field(init=False)
     _writes_left: int = attrs.field(default=_WRITES_PER_TURN, init=False)
     _is_stuck: bool = attrs.field(default=False, init=False)  # it failed with something to be sent
-    _announced: int = attrs.field(default=0, init=False)  # how far, if anything is to be announced
     _pump: _Worker | None = attrs.field(default=None, init=False)
-    _announcer: _Worker | None = attrs.field(default=None, init=False)
+    # Made when there is something to be announced: an empty deque takes 600 bytes.
+    _announcer: _Announcer | None = attrs.field(default=None, init=False)
     _send_timer: Timer | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -312,9 +351,10 @@ class Transport(ABC):
         if not self.put_nowait(frame, announce):
             task = trio.lowlevel.current_task()
             is_hook = self.in_announcement
-            sender = _Sender(self, task, frame, announce, is_hook, self._holding and not is_hook)
+            sender = _Sender(self, task, frame, announce, is_hook, self._holding)
             # The others may be waiting for the hook to be done, so it must not wait behind them.
-            self._senders.insert(0 if is_hook else len(self._senders), sender)
+            is_first = is_hook and not self._holding
+            self._senders.insert(0 if is_first else len(self._senders), sender)
             self.clear = False
 
             def abort(_: object) -> trio.lowlevel.Abort:
@@ -340,7 +380,7 @@ class Transport(ABC):
             self.flush_now()
             self.check()
         is_hook = self.in_announcement
-        if not self._has_room(is_hook) or ((self._senders or self._holding) and not is_hook):
+        if self._holding or not self._has_room(is_hook) or (self._senders and not is_hook):
             return False
         self._enqueue(frame, announce)
         return True
@@ -388,13 +428,13 @@ class Transport(ABC):
         Not a checkpoint if there is nothing to do; and nobody is told by this.
         """
         await self._drained()
-        while self._announcements and self.error is None and not self.in_announcement:
+        while self._is_announcing and self.error is None and not self.in_announcement:
             await self._wait_for_progress()
 
     def announce_no_more(self) -> None:
         """Tell nobody of what is written, or going to be."""
-        if self._announcements:
-            self._announcements.clear()
+        if self._announcer is not None:
+            self._announcer.pending.clear()
 
     def refuse(self, error: Exception) -> None:
         """Take no more frames; what is queued is still sent."""
@@ -447,20 +487,26 @@ class Transport(ABC):
     def hold(self) -> None:
         """Let frames wait from now on, to be sent by the transport that takes this one's place.
 
-        But not those of announcements, which must be done before that.
+        Those that wait for room already do not wait for announcements any more, too: a hook that
+        sends now would have both wait for each other.
         """
         self._holding = True
         self.clear = False
+        self._admit()
 
     def take_over(self, before: Transport) -> None:
-        """Have the numbers of the transport that had the stream before, and the frames it held."""
+        """Go on as the transport that had the stream before: numbers, announcements, senders."""
         self.number = before.number
         self.bytes_received = before.bytes_received
         self.bytes_written = before.bytes_written
         self.chunks = before.chunks
         self.flushes = before.flushes
         self._most_queued = before.most_queued
-        self._senders, before._senders = before._senders, []
+        self._announcer, before._announcer = before._announcer, None
+        if self._announcer is not None:
+            self._announcer.transport = self
+        self._senders = sorted(before._senders, key=lambda sender: not sender.is_hook)
+        before._senders = []
         for sender in self._senders:
             sender.transport = self
             sender.is_held = False
@@ -471,6 +517,15 @@ class Transport(ABC):
     def in_announcement(self) -> bool:
         """Whether the current task is announcing a frame: it must not wait for that to be done."""
         return self._announcer is not None and self._announcer.is_current
+
+    @property
+    def _is_announcing(self) -> bool:
+        return self._announcer is not None and bool(self._announcer.pending)
+
+    def has_announced(self) -> None:
+        """A frame was announced, which may make room for others."""
+        self._admit()
+        self._progressed()
 
     # -- closing
 
@@ -502,7 +557,7 @@ class Transport(ABC):
         self.announce_no_more()
         if self._send_timer is not None:
             self._send_timer.forget()
-        self._stop(self._pump, self._announcer)
+        self._stop(self._pump, None if self._announcer is None else self._announcer.worker)
 
     def local_address(self) -> Any:
         """This side's address, None if there is none."""
@@ -510,23 +565,26 @@ class Transport(ABC):
 
     def detach(self) -> trio.abc.Stream:
         """Give the stream away, for another transport to `take_over`. Nothing may be queued."""
-        held, self._senders = self._senders, []  # who would be told that it is closed
+        kept = self._senders, self._announcer
+        self._senders, self._announcer = [], None
         self._end()
-        self._senders = held
+        self._senders, self._announcer = kept
         return self.stream
 
     # -- within
 
     def _has_room(self, is_hook: bool = False) -> bool:
         limit = self.limits.write_buffer_size
+        announcer = self._announcer
         # Frames that are written and wait to be announced hold memory, too. But they wait for the
         # hook that is being told of one, so it does not wait for them.
         return self.queued <= limit and (
             is_hook
-            or not self._announcements
+            or announcer is None
+            or not announcer.pending
             or (
-                self.bytes_written - self._announced <= _UNANNOUNCED * limit
-                and len(self._announcements) < _MOST_UNANNOUNCED
+                self.bytes_written - announcer.reached <= _UNANNOUNCED * limit
+                and len(announcer.pending) < _MOST_UNANNOUNCED
             )
         )
 
@@ -537,18 +595,23 @@ class Transport(ABC):
         if self.queued > self.limits.write_buffer_size:
             self.clear = False
         if announce is not None:
-            if self._announcements is None:
-                self._announcements = deque()
-            if not self._announcements:
-                self._announced = self.bytes_written
-            self._announcements.append((self.bytes_written + self.queued, announce))
+            announcer = self._announcer
+            if announcer is None:
+                announcer = self._announcer = _Announcer(self)
+            if not announcer.pending:
+                announcer.reached = self.bytes_written
+            announcer.pending.append((self.bytes_written + self.queued, announce))
             if not self.queued:  # a frame without any bytes
-                self._start_announcer()
+                announcer.start()
 
     def _admit(self) -> None:
         """Queue the frames of those who wait, as far as there is room now."""
         senders = self._senders
-        while senders and not senders[0].is_held and self._has_room(senders[0].is_hook):
+        while (
+            senders
+            and not senders[0].is_held
+            and self._has_room(senders[0].is_hook or self._holding)
+        ):
             sender = senders.pop(0)
             try:
                 self._enqueue(sender.frame, sender.announce)
@@ -595,8 +658,8 @@ class Transport(ABC):
             del queue[:done]
         if self._senders:
             self._admit()
-        if self._announcements is not None:
-            self._start_announcer()
+        if self._announcer is not None:
+            self._announcer.start()
         if not self.clear:
             self._update_clear()
         if self._drainers:
@@ -626,27 +689,6 @@ class Transport(ABC):
         while self._queue:
             await self._write_some()
         self._renew_turn()
-
-    def _start_announcer(self) -> None:
-        announcements = self._announcements
-        if announcements and announcements[0][0] <= self.bytes_written:
-            if self._announcer is None:
-                name = f"announcer of connection {self.number}"
-                self._announcer = _Worker(name, self._announce_due)
-            self._announcer.start()
-
-    async def _announce_due(self) -> None:
-        announcements = self._announcements
-        told = 0
-        while announcements and announcements[0][0] <= self.bytes_written:
-            await announcements[0][1]()
-            if announcements:  # or the transport was closed meanwhile
-                self._announced = announcements.popleft()[0]
-                self._admit()
-                self._progressed()
-            told += 1
-            if told % _ANNOUNCED_IN_A_ROW == 0:
-                await trio.lowlevel.checkpoint()
 
     async def _write_some(self) -> None:
         """Write a part of the queue, waiting while the peer takes nothing; always a checkpoint."""
@@ -711,6 +753,8 @@ class StreamTransport(Transport):
             try:
                 self._received = await stream.receive_some()
             except trio.BrokenResourceError as error:
+                if error.__cause__ is None and self.failure is not None:
+                    raise again(self.failure) from self.failure.__cause__  # TLS says it only once
                 raise broken(error) from error.__cause__
 
     def take(self) -> bytes | bytearray | None:
@@ -1065,7 +1109,6 @@ class SocketTransport(Transport):
         if isinstance(error, BlockingIOError):
             self._readiness.writable = False
             self._start_pump()
-            self._update_clear()
         else:
             self.fail(broken(error))  # now: the system says only once what is wrong
 

@@ -15,7 +15,7 @@ import click
 import trio
 
 from .._connection import HANDSHAKE_FAILED
-from .._errors import BytetalkError, ProtocolError, in_words, one_line
+from .._errors import BytetalkError, ProtocolError, in_words, leaves, one_line
 from .escapes import printable
 
 DEBUG_VARIABLE: Final = "BYTETALK_DEBUG"
@@ -99,7 +99,7 @@ class Failure(click.ClickException):
     """Ends the program with exit code 1 and one line on stderr."""
 
     def __init__(self, error: BaseException) -> None:
-        leaf = next(_leaves(error))
+        leaf = next(leaves(error))
         if isinstance(leaf, _EXPECTED):
             super().__init__(explained(leaf) + _advice(leaf))
         else:
@@ -120,15 +120,15 @@ def run(function: Callable[[*_ArgsT], Awaitable[_ResultT]], *args: *_ArgsT) -> _
     try:
         return trio.run(function, *args)
     except BaseException as error:
-        leaves = list(_leaves(error))
-        if not all(isinstance(leaf, _EXPECTED) for leaf in leaves):
+        found = list(leaves(error))
+        if not all(isinstance(leaf, _EXPECTED) for leaf in found):
             raise
-        if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        if any(isinstance(leaf, KeyboardInterrupt) for leaf in found):
             sys.exit(INTERRUPTED)
-        for leaf in leaves:
+        for leaf in found:
             if isinstance(leaf, click.ClickException | BrokenPipeError):
                 raise leaf from leaf.__cause__
-        raise Failure(leaves[0]) from error
+        raise Failure(found[0]) from error
 
 
 @contextlib.contextmanager
@@ -177,14 +177,6 @@ def cannot_listen(error: OSError, path: str | None) -> click.ClickException:
     else:
         advice = _ADVICE_ON_PORTS.get(error.errno, "")
     return click.ClickException(explained(error) + advice)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def explained(error: BaseException) -> str:
