@@ -832,6 +832,35 @@ async def test_what_is_sent_while_start_tls_flushes_waits_for_tls_though_there_i
     await trio.aclose_forcefully(peer)
 
 
+async def test_what_is_written_before_and_under_tls_is_announced_in_order(
+    connect: Connect, tls: Tls
+) -> None:
+    ours, theirs = memory()
+    connection = connect(ours)
+    peer = tls.at_client(theirs)
+    told: list[bytes] = []
+    go_on = trio.Event()
+
+    async def hook(event: MessageWritten) -> None:
+        await go_on.wait()
+        told.append(event.message)
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        for message in b"one", b"two":
+            await connection.send(message)
+        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+        assert await read_exactly(theirs, 14) == frame(b"one") + frame(b"two")
+        await peer.do_handshake()
+        await connection.send(b"three")
+        await connection.flush()
+        assert told == []
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [b"one", b"two", b"three"]
+    await trio.aclose_forcefully(peer)
+
+
 # -- closing
 
 
@@ -1273,6 +1302,27 @@ async def test_a_reset_that_sending_meets_first_is_no_end_of_the_stream(
             await connection.receive()
     await connection.aclose()
     assert str(connection.close_reason) == "the connection broke: Connection reset by peer"
+
+
+async def test_what_broke_a_connection_first_is_what_everybody_hears(connect: Connect) -> None:
+    ours, peer = tcp()
+    connection = connect(ours)
+    go_on = trio.Event()
+
+    async def hook(_event: MessageWritten) -> None:
+        await go_on.wait()
+        raise ZeroDivisionError
+
+    connection.message_written.connect(hook)
+    await connection.send(b"x")
+    await trio.testing.wait_all_tasks_blocked()
+    reset(peer)
+    with pytest.raises(trio.BrokenResourceError, match="reset by peer"):
+        await send_on(connection)
+    go_on.set()
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(trio.BrokenResourceError, match="reset by peer"):
+        await connection.send(b"x")
 
 
 async def test_under_tls_receiving_tells_what_sending_met(connect: Connect, tls: Tls) -> None:
