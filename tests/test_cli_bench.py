@@ -189,6 +189,26 @@ def test_a_file_that_cannot_be_written_after_all(
     assert result.stdout.startswith("bytetalk bench")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_results_are_written_though_they_cannot_be_printed(address: str, tmp_path: Path) -> None:
+    data, page = tmp_path / "results.json", tmp_path / "results.html"
+    files = ["--json", str(data), "--html", str(page)]
+    with open("/dev/full", "wb", 0) as stdout:
+        process = subprocess.run(
+            [sys.executable, "-m", "trio_bytetalk", "bench", address, *QUICK, *files],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == (
+        "Error: cannot write the results: No space left on device"
+    )
+    assert json.loads(data.read_text("utf-8"))["address"] == address
+    assert page.exists()
+
+
 def test_nobody_who_reads_the_results(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> str:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -255,9 +275,12 @@ def test_a_message_and_a_codec_of_ones_own(tmp_path: Path) -> None:
     heard = []
 
     async def shout(connection: Connection[str, str]) -> None:
+        count = 0
         async for line in connection:
             heard.append(line)
-            await connection.send(line.upper())
+            count += 1
+            # Not at once: of less than a millisecond there are no results.
+            await connection.send(line if count < 200 else line.upper())
 
     with serving(Server(shout, codec=Lines()), tmp_path / "socket") as address:
         options = ("--codec", "lines", "--message", "hello")

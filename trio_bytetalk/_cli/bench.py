@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -194,16 +194,14 @@ def command(
     result = run(measure, plan, opener, about.title, screen)
     if not result.seconds:
         _end_without_results(result)
-    try:
-        if "-" not in (json, html):
-            print_text(Console(highlight=False), results(result, about.title))
-        for file, text in ((json, as_json), (html, as_html)):
-            if file is not None:
-                _write(file, text(result, about))
-    except BrokenPipeError:
-        raise  # nobody wants them any more: click ends the program quietly
-    except OSError as error:
-        raise click.ClickException(f"cannot write the results: {explained(error)}") from error
+    outputs: list[Callable[[], None]] = []
+    if "-" not in (json, html):
+        outputs.append(lambda: print_text(Console(highlight=False), results(result, about.title)))
+    if json is not None:
+        outputs.append(lambda: _write(json, as_json(result, about)))
+    if html is not None:
+        outputs.append(lambda: _write(html, as_html(result, about)))
+    _put_out(outputs)
     if result.interrupted:
         sys.exit(INTERRUPTED)
     if result.exhausted:
@@ -218,6 +216,20 @@ def _end_without_results(result: Result) -> NoReturn:
         raise click.ClickException(f"all connections ended before anything was measured: {reasons}")
     say("Interrupted before anything was measured.")
     sys.exit(INTERRUPTED)
+
+
+def _put_out(outputs: list[Callable[[], None]]) -> None:
+    """Have the results everywhere that they can be had, and then tell of what could not be."""
+    failure: OSError | None = None
+    for output in outputs:
+        try:
+            output()
+        except OSError as error:
+            failure = failure or error
+    if isinstance(failure, BrokenPipeError):
+        raise failure  # nobody wants them any more: click ends the program quietly
+    if failure is not None:
+        raise click.ClickException(f"cannot write the results: {explained(failure)}") from failure
 
 
 def _write(file: str, text: str) -> None:
