@@ -76,6 +76,7 @@ def test_addresses(text: str, address: Address) -> None:
         ("::1", "; with brackets and a port, for example [::1]:5555"),
         ("[::1]", "; with brackets and a port, for example [::1]:5555"),
         ("::1:5555", "; with brackets, for example [::1]:5555"),
+        ("::1:99999", ""),
         ("fe80::1%eth0:443", "; with brackets, for example [fe80::1%eth0]:443"),
         ("1:2:3:4:5:6:7:8:65535", "; with brackets, for example [1:2:3:4:5:6:7:8]:65535"),
         ("::1:5", "; with brackets and a port, for example [::1:5]:5555"),

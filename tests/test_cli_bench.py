@@ -142,7 +142,7 @@ def test_the_results_where_a_link_leads(address: str, tmp_path: Path) -> None:
         ("", "No such file or directory"),
         ("{}/folder/new", "No such file or directory"),
         ("{}/a link", "No such file or directory"),
-        ("{}/a link to itself", "Too many levels of symbolic links"),
+        ("{}/a link to itself", "File exists"),
         ("{}/" + 300 * "a", "File name too long"),
     ],
 )
@@ -155,6 +155,22 @@ def test_that_a_file_cannot_be_written_is_known_before(
     result = invoke(":1", "--json", path)
     assert result.exit_code == 2
     assert f"{path!r} cannot be written: {reason}" in result.stderr
+
+
+def test_devices_take_both_kinds_of_results(address: str) -> None:
+    result = invoke(address, *QUICK, "--json", os.devnull, "--html", os.devnull)
+    assert result.exit_code == 0
+
+
+def test_no_file_is_made_when_a_line_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(os, "open", lambda *arguments: made.append(arguments))
+    path = str(tmp_path / "new")
+    ctx = bench.command.make_context("bench", [":1", "--json", path], resilient_parsing=True)
+    assert ctx.params["json"] == path
+    assert made == []
 
 
 def test_a_file_is_not_made_before_there_are_results(tmp_path: Path) -> None:

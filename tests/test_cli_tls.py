@@ -184,7 +184,9 @@ def test_a_warning_that_cannot_be_printed_is_no_failure(monkeypatch: pytest.Monk
     assert client(tls_insecure=True).ssl_context is not None
 
 
-@pytest.mark.parametrize("name", ["", ".example.org", "a..b", "a" * 64 + ".org"])
+@pytest.mark.parametrize(
+    "name", ["", ".example.org", "a..b", "a" * 64 + ".org", ".".join(5 * [60 * "a"])]
+)
 @pytest.mark.parametrize("more", [[], ["--tls-insecure"]], ids=["checked", "not checked"])
 def test_what_cannot_be_a_name_is_refused(name: str, more: list[str]) -> None:
     result = invoke(connect, "--tls-name", name, *more)

@@ -222,7 +222,10 @@ def test_end_within_a_message_is_an_error_by_default() -> None:
         "the peer finished in the middle of a message: TaggedReader has 2 bytes of it and needs "
         "more"
     )
-    assert buffer.take(2) == b"\1\2"
+    assert buffer.take(1) == b"\1"
+    with pytest.raises(IncompleteMessageError, match="has 1 byte of it"):
+        TaggedReader(1).decode_eof(buffer)
+    assert buffer.take(1) == b"\2"
 
 
 async def test_last_message_that_only_the_end_completes() -> None:

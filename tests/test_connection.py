@@ -997,14 +997,17 @@ async def test_start_tls_does_not_wait_for_hooks_that_send(
 async def test_a_connection_that_was_given_up_is_not_revived_by_start_tls(
     connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
 ) -> None:
-    ours, theirs = memory()
-    connection = connect(ours, idle_timeout=3)
+    connection = connect(memory()[0], idle_timeout=3)
     with pytest.raises(IdleTimeoutError):
         await connection.receive()
     with pytest.raises(IdleTimeoutError):
         await connection.start_tls(tls.server, server_side=True)
 
-    connection = connect(theirs)
+    await connection.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await connection.start_tls(tls.server, server_side=True)
+
+    connection = connect(memory()[0])
     await cancel_when_it_waits(partial(connection.start_tls, tls.server, server_side=True))
     with pytest.raises(trio.BrokenResourceError, match="not finished"):
         await connection.start_tls(tls.server, server_side=True)
@@ -1051,24 +1054,27 @@ async def test_who_waits_for_room_under_tls_hears_why_the_handshake_failed(
     await theirs.aclose()
 
 
+@pytest.mark.parametrize("queued", [True, False])
 async def test_closing_does_not_wait_for_what_a_failed_handshake_holds_up(
-    connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+    queued: bool, connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
 ) -> None:
     ours, theirs = memory()
     connection = connect(ours, close_timeout=5)
 
     async def start_tls() -> None:
-        with pytest.raises(trio.BrokenResourceError, match="TLS handshake failed"):
+        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
             await connection.start_tls(tls.server, server_side=True)
 
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start_tls)
         await trio.testing.wait_all_tasks_blocked()
-        await connection.send(b"x")
+        if queued:
+            await connection.send(b"x")
         nursery.start_soon(connection.aclose)
         await trio.testing.wait_all_tasks_blocked()
-        await theirs.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        with contextlib.suppress(trio.BrokenResourceError):
+            await theirs.send_all(b"GET / HTTP/1.1\r\n\r\n")
     assert trio.current_time() == start
 
 
@@ -1120,8 +1126,9 @@ async def test_an_end_at_the_last_moment_is_no_idle_timeout(
         assert await read_exactly(theirs, 11) == frame(b"goodbye")
 
 
+@pytest.mark.parametrize("end", ["aclose", "send_eof"])
 async def test_closing_sends_all_though_a_hook_cannot_send_any_more(
-    connect: Connect, caplog: pytest.LogCaptureFixture
+    end: str, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = tight_unix()
     connection = connect(ours, write_buffer_size=1_000_000)
@@ -1139,10 +1146,31 @@ async def test_closing_sends_all_though_a_hook_cannot_send_any_more(
         async def read() -> None:
             received.append(await read_to_end(theirs))
 
-        await connection.aclose()
+        await getattr(connection, end)()
     assert received == [3 * frame(bytes(100_000))]
+    await connection.aclose()
     assert connection.close_reason is CloseReason.CLOSED
     assert caplog.records == []
+    await theirs.aclose()
+
+
+async def test_a_hook_that_fails_by_itself_while_it_is_closed_is_told_of(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours)
+    channel, _ = trio.open_memory_channel[bytes](1)
+    channel.close()
+
+    async def hook(event: MessageWritten) -> None:
+        await channel.send(event.message)
+
+    connection.message_written.connect(hook)
+    await connection.send(bytes(100_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_to_end, theirs)
+        await connection.aclose()
+    assert [fields_of(record)["event"] for record in caplog.records] == ["written_hook_failed"]
     await theirs.aclose()
 
 

@@ -861,6 +861,42 @@ async def test_what_is_written_before_and_under_tls_is_announced_in_order(
     await trio.aclose_forcefully(peer)
 
 
+async def test_tls_begins_though_a_hook_is_far_behind(connect: Connect, tls: Tls) -> None:
+    """Then who has been waiting sends in the clear; under TLS, the hook is the first to send."""
+    ours, theirs = memory()
+    connection = connect(ours, write_buffer_size=10)
+    peer = tls.at_client(theirs)
+    begun = trio.Event()
+
+    async def hook(event: MessageWritten) -> None:
+        if event.message == b"first":
+            await begun.wait()
+            await connection.send(b"by the hook")
+
+    connection.message_written.connect(hook)
+    async with trio.open_nursery() as nursery:
+        await connection.send(b"first")
+        await connection.send(bytes(300))
+        await connection.flush()
+        clear = frame(b"first") + frame(bytes(300))
+        assert await read_exactly(theirs, len(clear)) == clear
+        nursery.start_soon(connection.send, b"waits")
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.statistics().senders_waiting == 1
+        nursery.start_soon(partial(connection.start_tls, tls.server, server_side=True))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.send, b"held")
+        await trio.testing.wait_all_tasks_blocked()
+        begun.set()
+        assert await read_exactly(theirs, 9) == frame(b"waits")
+        expected = frame(b"by the hook") + frame(b"held")
+        received = b""
+        while len(received) < len(expected):
+            received += await peer.receive_some()
+        assert received == expected
+    await trio.aclose_forcefully(peer)
+
+
 # -- closing
 
 

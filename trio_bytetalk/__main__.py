@@ -41,7 +41,7 @@ def main() -> None:
 def _hang_up(number: int, _frame: object) -> None:
     """End as at SIGTERM, which each command obeys in order; SIGHUP would leave a terminal as drawn.
 
-    Once, for a terminal that goes may have several sent.
+    Only the first counts, for a terminal that goes may have several sent.
     """
     signal.signal(number, signal.SIG_IGN)
     signal.raise_signal(signal.SIGTERM)

@@ -87,9 +87,10 @@ class Reader(ABC, Generic[ReceiveT]):
           IncompleteMessageError: by default, if bytes are left.
         """
         if len(buffer):
+            count = len(buffer)
             raise IncompleteMessageError(
                 f"the peer finished in the middle of a message: {type(self).__name__} has "
-                f"{len(buffer)} bytes of it and needs more"
+                f"{count} {'byte' if count == 1 else 'bytes'} of it and needs more"
             )
         return NEED_DATA
 

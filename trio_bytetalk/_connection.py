@@ -1024,16 +1024,12 @@ class Connection(
         return self._is_own_failure(error)
 
     def _is_heard_of(self, error: BaseException) -> bool:
-        """Whether ``error`` says only that this connection has ended or broken."""
-        return self._is_closed_error(error) or self._is_own_failure(error)
+        """Whether ``error`` says only that this connection has ended, or takes no more."""
+        return self._is_own_failure(error) or _is_copy(error, self._transport.refusal)
 
     def _is_own_failure(self, error: BaseException) -> bool:
         return any(
-            failure is not None
-            and isinstance(failure, trio.BrokenResourceError)
-            and type(error) is type(failure)
-            and error.args == failure.args
-            and error.__cause__ is failure.__cause__
+            isinstance(failure, trio.BrokenResourceError) and _is_copy(error, failure)
             for failure in (self._end, self._transport.error, self._transport.refusal)
         )
 
@@ -1087,13 +1083,11 @@ class Connection(
         plain = self._transport
         if plain.in_announcement:
             raise trio.BusyResourceError("a message_written hook cannot start TLS")
-        plain.check()
         self._settle()
         self._receiving = True
         plain.hold()
         try:
-            await plain.drain()
-            while plain.queued:  # by others, who had been waiting for room
+            while plain.queued:  # again and again, for others may have been waiting for room
                 await plain.drain()
             plain.check()
             if self._undelivered is not None:
@@ -1111,15 +1105,12 @@ class Connection(
             try:
                 await handshake(stream, self._limits)
             except BaseException as error:
-                failure = (
+                # While it is closed, too: that need not wait for what cannot be sent.
+                self._give_up(
                     again(error)
                     if isinstance(error, trio.BrokenResourceError)
                     else trio.BrokenResourceError("the TLS handshake was not finished")
                 )
-                if self._closed:
-                    secure.fail(failure)  # closing need not wait for what cannot be sent
-                else:
-                    self._give_up(failure)
                 raise
         except BaseException as error:
             if self._transport is plain:  # nothing that waits may leave in the clear
@@ -1151,6 +1142,9 @@ class Connection(
     @property
     def message_written(self) -> EventEmitter[MessageWritten]:
         """This connection's own emitter of `MessageWritten`; it forwards to the server's.
+
+        A hook that raises keeps those behind it from hearing of that frame, even where it has met
+        nothing but the connection's end, when it wanted to send.
 
         While much is written and not yet told, `send` waits for the listeners. A subscriber that
         sends on this same connection before it takes the next event may so wait for itself: give
@@ -1212,6 +1206,16 @@ class Connection(
         """How many messages were received, less those that are decoded and no more."""
         in_hand = self._undelivered is not None or self._in_hooks
         return self._messages_received - operator.length_hint(self._ahead) - in_hand
+
+
+def _is_copy(error: BaseException, original: BaseException | None) -> bool:
+    """Whether ``error`` was made of ``original`` by `again`, or could have been."""
+    return (
+        original is not None
+        and type(error) is type(original)
+        and error.args == original.args
+        and error.__cause__ is original.__cause__
+    )
 
 
 def _has_hash(codec: Codec[Any, Any]) -> bool:

@@ -506,7 +506,6 @@ class Transport(ABC):
         if self._announcer is not None:
             self._announcer.transport = self
         self._senders = sorted(before._senders, key=lambda sender: not sender.is_hook)
-        before._senders = []
         for sender in self._senders:
             sender.transport = self
             sender.is_held = False
@@ -920,14 +919,19 @@ async def _close_tls(stream: trio.SSLStream[Any]) -> None:
     """`_close` for TLS, which cannot say its closing word while it holds what nobody has taken."""
     under = stream.transport_stream
     try:
-        with contextlib.suppress(trio.NeedHandshakeError):
-            stream.version()  # without a handshake there is nothing to be said or lost
-            stream.transport_stream = _LastWords(under)
-            with contextlib.suppress(
-                _NothingMoreError, trio.BrokenResourceError, trio.BusyResourceError
-            ):
-                while await stream.receive_some():
-                    pass
+        stream.version()
+    except trio.NeedHandshakeError:
+        # Nothing is to be said or lost. Trio would wait for a handshake that another task does,
+        # and for ever if that fails.
+        await trio.aclose_forcefully(stream)
+        return
+    try:
+        stream.transport_stream = _LastWords(under)
+        with contextlib.suppress(
+            _NothingMoreError, trio.BrokenResourceError, trio.BusyResourceError
+        ):
+            while await stream.receive_some():
+                pass
     finally:
         try:
             await stream.aclose()

@@ -87,7 +87,7 @@ def parse_address(text: str) -> Address:
 def _hint(text: str) -> str:
     # An IPv6 address, too, if its last group is none, but a port.
     front, _, port = text.rpartition(":")
-    if _is_ipv6(front) and _PORT.fullmatch(port):
+    if _is_ipv6(front) and _PORT.fullmatch(port) and int(port) <= 65535:
         return f"; with brackets, for example [{front}]:{port}"
     host = text.partition(":")[0]
     if _is_ipv6(text.strip("[]")):

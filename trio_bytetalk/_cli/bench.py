@@ -52,9 +52,13 @@ class _OutputFile(click.Path):
         path = str(super().convert(value, param, ctx))
         if path == "-" or os.path.exists(path):  # click has seen whether it can be written
             return path
+        if ctx is not None and ctx.resilient_parsing:  # a line is being completed
+            return path
+        # Behind a link, which may lead to nothing yet; and never one that was made meanwhile.
+        file = os.path.realpath(path) if path else path
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
-            os.remove(os.path.realpath(path))  # and not a link that leads there
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+            os.remove(file)
         except OSError as error:
             self.fail(f"{path!r} cannot be written: {error.strerror}", param, ctx)
         return path
@@ -164,7 +168,7 @@ def command(
       bytetalk serve echo
       bytetalk bench :5555 -n 50 -d 5
     """
-    if json is not None and html is not None and os.path.realpath(json) == os.path.realpath(html):
+    if json is not None and html is not None and _is_one_file(json, html):
         where = "the standard output" if json == "-" else json
         raise click.UsageError(f"--json and --html cannot both go to {where}")
     codec_name, parsed = codec
@@ -208,6 +212,13 @@ def command(
         raise click.ClickException(f"all connections ended: {error_words(result.errors, 1)}")
     if result.errors or result.lost:
         sys.exit(1)
+
+
+def _is_one_file(one: str, other: str) -> bool:
+    """Whether what is written to one would overwrite what is written to the other, or mix."""
+    same = os.path.realpath(one)
+    # A device, such as /dev/null, takes both.
+    return same == os.path.realpath(other) and (os.path.isfile(same) or not os.path.exists(same))
 
 
 def _end_without_results(result: Result) -> NoReturn:
