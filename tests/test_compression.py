@@ -317,7 +317,7 @@ def test_last_message_that_only_the_end_completes_is_decompressed_too() -> None:
     assert read_all(reader, [b"x"]) == Outcome([], InvalidMessageError)
     buffer = ReceiveBuffer()
     buffer.feed(b"x")
-    with pytest.raises(IncompleteMessageError, match="LengthPrefixedReader has 1 bytes"):
+    with pytest.raises(IncompleteMessageError, match="LengthPrefixedReader has 1 byte of"):
         LengthPrefixed().compressed().reader().decode_eof(buffer)
 
 
