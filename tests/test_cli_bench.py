@@ -142,6 +142,8 @@ def test_the_results_where_a_link_leads(address: str, tmp_path: Path) -> None:
         ("", "No such file or directory"),
         ("{}/folder/new", "No such file or directory"),
         ("{}/a link", "No such file or directory"),
+        ("{}/new folder/", "Is a directory"),
+        ("{}/no folder/../new", "No such file or directory"),
         ("{}/a link to itself", "File exists"),
         ("{}/" + 300 * "a", "File name too long"),
     ],

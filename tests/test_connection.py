@@ -1054,6 +1054,66 @@ async def test_who_waits_for_room_under_tls_hears_why_the_handshake_failed(
     await theirs.aclose()
 
 
+async def test_start_tls_that_is_cancelled_before_it_begins_gives_nothing_away(
+    connect: Connect, tls: Tls
+) -> None:
+    """So closing is in order, although the peer sends what nobody reads."""
+    ours, theirs = tcp()
+    connection = connect(ours)
+    await connection.send(b"sent")
+    await theirs.send_all(bytes(50_000))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await connection.start_tls(tls.server, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        assert await read_to_end(theirs) == frame(b"sent")
+        await theirs.aclose()
+    assert connection.close_reason is CloseReason.CLOSED
+
+
+async def test_start_tls_after_the_end_was_sent_is_refused_at_once(
+    connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, close_timeout=1)
+    await connection.send(bytes(200_000))
+    await cancel_when_it_waits(connection.send_eof)
+    start = trio.current_time()
+    with pytest.raises(trio.ClosedResourceError, match="send_eof"):
+        await connection.start_tls(tls.server, server_side=True)
+    assert trio.current_time() == start
+    await theirs.aclose()
+
+
+async def test_closing_does_not_wait_for_a_handshake_behind_a_failed_hook(
+    connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, _theirs = memory()
+    connection = connect(ours, close_timeout=5)
+    go_on = trio.Event()
+
+    async def hook(_event: MessageWritten) -> None:
+        await go_on.wait()
+        raise ZeroDivisionError
+
+    async def start_tls() -> None:
+        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+            await connection.start_tls(tls.server, server_side=True)
+
+    connection.message_written.connect(hook)
+    await connection.send(b"go ahead")
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start_tls)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        await connection.aclose()
+    assert trio.current_time() == start
+    assert isinstance(connection.close_reason, ZeroDivisionError)
+
+
 @pytest.mark.parametrize("queued", [True, False])
 async def test_closing_does_not_wait_for_what_a_failed_handshake_holds_up(
     queued: bool, connect: Connect, tls: Tls, autojump_clock: trio.testing.MockClock
@@ -1149,6 +1209,42 @@ async def test_closing_sends_all_though_a_hook_cannot_send_any_more(
         await getattr(connection, end)()
     assert received == [3 * frame(bytes(100_000))]
     await connection.aclose()
+    assert connection.close_reason is CloseReason.CLOSED
+    assert caplog.records == []
+    await theirs.aclose()
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+@pytest.mark.parametrize("use", ["send", "flush", "send_eof", "receive"])
+async def test_a_hook_that_meets_the_end_of_its_connection_has_not_failed(
+    use: str, is_early: bool, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours)
+    go_on = trio.Event()
+
+    async def hook(event: MessageWritten) -> None:
+        await go_on.wait()
+        await getattr(event.connection, use)(*([b"x"] if use == "send" else []))
+
+    async def send_eof() -> None:
+        with contextlib.suppress(trio.ClosedResourceError):
+            await connection.send_eof()
+
+    connection.message_written.connect(hook)
+    for message in b"small", bytes(100_000):
+        await connection.send(message)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_eof)
+        await trio.testing.wait_all_tasks_blocked()
+        if is_early:
+            go_on.set()
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(connection.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read_to_end(theirs) == frame(b"small") + frame(bytes(100_000))
     assert connection.close_reason is CloseReason.CLOSED
     assert caplog.records == []
     await theirs.aclose()

@@ -72,6 +72,11 @@ HANDSHAKE_FAILED: Final = "the TLS handshake failed"
 # How many characters of a close_reason a connection's repr() has.
 _REASON_SHOWN: Final = 300
 
+# What a connection that was closed raises; others' ClosedResourceErrors have other words, or none.
+_CLOSED: Final = "this connection was closed"
+_CLOSED_MEANWHILE: Final = "this connection was closed by another task"
+_CLOSED_IN_WORDS: Final = frozenset({_CLOSED, _CLOSED_MEANWHILE})
+
 _BUSY: Final = (
     "another task is receiving from this connection, or this is a hook of a message that is being "
     "received"
@@ -419,7 +424,7 @@ class Connection(
     async def _receive(self) -> ReceiveT:
         """Receive where that takes more than decoding: waiting, mostly."""
         if self._closed:
-            raise trio.ClosedResourceError("this connection was closed")
+            raise trio.ClosedResourceError(_CLOSED)
         if self._receiving:
             raise trio.BusyResourceError(_BUSY)
         if self._undelivered is not None:
@@ -554,7 +559,7 @@ class Connection(
     def _feed(self, data: bytes | bytearray | None) -> None:
         """Go on with what `Transport.take` has returned."""
         if self._closed:
-            raise trio.ClosedResourceError("this connection was closed by another task")
+            raise trio.ClosedResourceError(_CLOSED_MEANWHILE)
         reads = 1
         while data:
             self._buffer.feed(data)
@@ -766,7 +771,7 @@ class Connection(
           trio.ClosedResourceError: it was closed before that.
         """
         if self._closed:
-            raise trio.ClosedResourceError("this connection was closed")
+            raise trio.ClosedResourceError(_CLOSED)
         await self._transport.drain()
 
     async def send_eof(self) -> None:
@@ -779,7 +784,7 @@ class Connection(
           trio.BrokenResourceError, trio.ClosedResourceError: as for `flush`.
         """
         if self._closed:
-            raise trio.ClosedResourceError("this connection was closed")
+            raise trio.ClosedResourceError(_CLOSED)
         await self._transport.send_eof()
 
     def _frame(self, message: SendT) -> Frame:
@@ -914,7 +919,7 @@ class Connection(
         self._closed = self._special = True
         self._settle()
         transport = self._transport
-        transport.refuse(trio.ClosedResourceError("this connection was closed"))
+        transport.refuse(trio.ClosedResourceError(_CLOSED))
         transport.interrupt()
         try:
             flushing.deadline = trio.current_time() + self._limits.close_timeout
@@ -1025,7 +1030,13 @@ class Connection(
 
     def _is_heard_of(self, error: BaseException) -> bool:
         """Whether ``error`` says only that this connection has ended, or takes no more."""
-        return self._is_own_failure(error) or _is_copy(error, self._transport.refusal)
+        transport = self._transport
+        return (
+            self._is_own_failure(error)
+            or _is_copy(error, transport.refusal)
+            or _is_copy(error, transport.error)
+            or (self._is_closed_error(error) and str(error) in _CLOSED_IN_WORDS)
+        )
 
     def _is_own_failure(self, error: BaseException) -> bool:
         return any(
@@ -1077,16 +1088,18 @@ class Connection(
             ssl.MemoryBIO(), ssl.MemoryBIO(), server_side, server_hostname=server_hostname
         )
         if self._closed:
-            raise trio.ClosedResourceError("this connection was closed")
+            raise trio.ClosedResourceError(_CLOSED)
         if self._receiving:
             raise trio.BusyResourceError(_BUSY)
         plain = self._transport
         if plain.in_announcement:
             raise trio.BusyResourceError("a message_written hook cannot start TLS")
+        plain.check()
         self._settle()
         self._receiving = True
         plain.hold()
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # before the socket is given away
             while plain.queued:  # again and again, for others may have been waiting for room
                 await plain.drain()
             plain.check()

@@ -868,7 +868,7 @@ class StreamTransport(Transport):
             finally:
                 if self._is_closed:
                     await _close(self.stream)
-                elif self._is_stuck:
+                elif self._is_stuck or _lacks_handshake(self.stream):
                     await trio.aclose_forcefully(self.stream)  # a closing word would wait, too
                 else:
                     await self.stream.aclose()
@@ -917,14 +917,10 @@ async def _close(stream: trio.abc.Stream) -> None:
 
 async def _close_tls(stream: trio.SSLStream[Any]) -> None:
     """`_close` for TLS, which cannot say its closing word while it holds what nobody has taken."""
-    under = stream.transport_stream
-    try:
-        stream.version()
-    except trio.NeedHandshakeError:
-        # Nothing is to be said or lost. Trio would wait for a handshake that another task does,
-        # and for ever if that fails.
+    if _lacks_handshake(stream):
         await trio.aclose_forcefully(stream)
         return
+    under = stream.transport_stream
     try:
         stream.transport_stream = _LastWords(under)
         with contextlib.suppress(
@@ -937,6 +933,19 @@ async def _close_tls(stream: trio.SSLStream[Any]) -> None:
             await stream.aclose()
         finally:
             stream.transport_stream = under
+
+
+def _lacks_handshake(stream: trio.abc.Stream) -> bool:
+    """Whether nothing is to be said or lost in closing TLS.
+
+    Trio would wait for a handshake that another task does, and for ever if that fails.
+    """
+    if isinstance(stream, trio.SSLStream):
+        try:
+            stream.version()
+        except trio.NeedHandshakeError:
+            return True
+    return False
 
 
 class _NothingMoreError(Exception):

@@ -55,7 +55,7 @@ class _OutputFile(click.Path):
         if ctx is not None and ctx.resilient_parsing:  # a line is being completed
             return path
         # Behind a link, which may lead to nothing yet; and never one that was made meanwhile.
-        file = os.path.realpath(path) if path else path
+        file = os.path.realpath(path) if os.path.islink(path) else path
         try:
             os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             os.remove(file)
@@ -218,7 +218,7 @@ def _is_one_file(one: str, other: str) -> bool:
     """Whether what is written to one would overwrite what is written to the other, or mix."""
     same = os.path.realpath(one)
     # A device, such as /dev/null, takes both.
-    return same == os.path.realpath(other) and (os.path.isfile(same) or not os.path.exists(same))
+    return same == os.path.realpath(other) and not Path(same).is_char_device()
 
 
 def _end_without_results(result: Result) -> NoReturn:
