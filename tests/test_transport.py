@@ -48,6 +48,7 @@ from trio_bytetalk import (
     Connection,
     EncodeError,
     GivenUpError,
+    IdleTimeoutError,
     LengthPrefixed,
     MessageTimeoutError,
     MessageWritten,
@@ -1338,6 +1339,17 @@ async def test_a_reset_that_sending_meets_first_is_no_end_of_the_stream(
             await connection.receive()
     await connection.aclose()
     assert str(connection.close_reason) == "the connection broke: Connection reset by peer"
+
+
+async def test_what_was_given_up_with_nothing_to_be_sent_ends_in_order(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, peer = memory()
+    connection = connect(ours, idle_timeout=3)
+    with pytest.raises(IdleTimeoutError):
+        await connection.receive()
+    await connection.aclose()
+    assert await read_to_end(peer) == b""
 
 
 async def test_what_broke_a_connection_first_is_what_everybody_hears(connect: Connect) -> None:
