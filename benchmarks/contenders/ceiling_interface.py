@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 
 import trio
 
-from benchmarks.contenders._serving import LOOPBACK, announce, listener_port, parse_options
+from benchmarks.contenders._echoing import serve
 
 
 class Channel:
@@ -39,8 +38,10 @@ class Channel:
     async def read(self) -> bytes:
         replies, self.replies = b"".join(self.replies), []
         while replies:
-            await trio.lowlevel.wait_writable(self.fd)
-            replies = replies[os.write(self.fd, replies) :]
+            try:
+                replies = replies[os.write(self.fd, replies) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.fd)
         data = self.left
         while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
             await trio.lowlevel.wait_readable(self.fd)
@@ -64,12 +65,5 @@ async def echo(stream: trio.SocketStream) -> None:
         pass
 
 
-async def main() -> None:
-    parse_options()
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, echo, 0, host=LOOPBACK))
-        announce(listener_port(listeners[0]))
-
-
 if __name__ == "__main__":
-    trio.run(main)
+    serve(echo)

@@ -7,12 +7,14 @@ comes is sent back as it is: nothing is framed, checked, counted, limited or tol
 from __future__ import annotations
 
 import os
-from functools import partial
 
 import trio
 
-from benchmarks.contenders._serving import LOOPBACK, announce, listener_port, parse_options
+from benchmarks.contenders._echoing import serve
 from trio_bytetalk._epoll import register
+
+# As much as trio_bytetalk reads at once.
+_READ_SIZE = 65536
 
 
 async def echo(stream: trio.SocketStream) -> None:
@@ -20,13 +22,18 @@ async def echo(stream: trio.SocketStream) -> None:
     readiness = register(fd)
     try:
         while True:
-            await readiness.wait_readable()
+            if not readiness.readable:
+                await readiness.wait_readable()
             try:
-                data = os.read(fd, 65536)
+                data = os.read(fd, _READ_SIZE)
             except BlockingIOError:
+                readiness.readable = False
                 continue
             if not data:
                 break
+            # What comes when there is nothing more makes an event of its own (see _epoll.py).
+            if len(data) < _READ_SIZE:
+                readiness.readable = False
             while data:
                 try:
                     data = data[os.write(fd, data) :]
@@ -39,12 +46,5 @@ async def echo(stream: trio.SocketStream) -> None:
         readiness.close()
 
 
-async def main() -> None:
-    parse_options()
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, echo, 0, host=LOOPBACK))
-        announce(listener_port(listeners[0]))
-
-
 if __name__ == "__main__":
-    trio.run(main)
+    serve(echo)

@@ -5,11 +5,9 @@ It does less than the others. It is here to show what Trio's own reading and wri
 
 from __future__ import annotations
 
-from functools import partial
-
 import trio
 
-from benchmarks.contenders._serving import LOOPBACK, announce, listener_port, parse_options
+from benchmarks.contenders._echoing import serve
 
 
 async def echo(stream: trio.SocketStream) -> None:
@@ -20,12 +18,5 @@ async def echo(stream: trio.SocketStream) -> None:
         pass
 
 
-async def main() -> None:
-    parse_options()
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, echo, 0, host=LOOPBACK))
-        announce(listener_port(listeners[0]))
-
-
 if __name__ == "__main__":
-    trio.run(main)
+    serve(echo)
