@@ -131,14 +131,14 @@ async def test_a_picture_is_drawn_once_for_each_size_and_each_time_that_it_is_ta
         return count
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(screen.show, look, 0.25)
-        await trio.sleep(0.9)
+        nursery.start_soon(screen.show, look, 1)
+        await trio.sleep(3.5)
         assert (drawn(), looks) == (1, 4)
         screen.console.size = (40, 10)
-        await trio.sleep(1)
+        await trio.sleep(4)
         assert (drawn(), looks) == (1, 8)
         signal.raise_signal(signal.SIGTSTP)
-        await trio.sleep(1)
+        await trio.sleep(4)
         assert (drawn(), looks) == (1, 12)
         nursery.cancel_scope.cancel()
 

@@ -1250,6 +1250,25 @@ async def test_a_hook_that_meets_the_end_of_its_connection_has_not_failed(
     await theirs.aclose()
 
 
+async def test_a_hook_that_flushes_when_closing_runs_out_of_time_has_not_failed(
+    connect: Connect, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = tight_unix()
+    connection = connect(ours, close_timeout=2)
+
+    async def hook(event: MessageWritten) -> None:
+        await event.connection.flush()
+
+    connection.message_written.connect(hook)
+    for message in b"small", bytes(100_000):
+        await connection.send(message)
+    await trio.testing.wait_all_tasks_blocked()
+    await connection.aclose()
+    assert [fields_of(record)["event"] for record in caplog.records] == ["unsent"]
+    assert connection.close_reason is CloseReason.CLOSED
+    await theirs.aclose()
+
+
 async def test_a_hook_that_fails_by_itself_while_it_is_closed_is_told_of(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -2078,12 +2097,14 @@ async def test_closed_by_another_task_before_the_handshake(
     await start_tls("^this connection was closed$")
 
 
+@pytest.mark.parametrize("size", [0, 30_000])
 async def test_closed_by_another_task_at_the_last_moment_before_the_handshake(
-    pair: Pair, connect: Connect, tls: Tls
+    size: int, connect: Connect, tls: Tls
 ) -> None:
-    for turns in range(6):
-        left, right = unix()
+    for turns in range(8):
+        left, right = tight_unix()
         connection = connect(left)
+        connection.send_nowait(bytes(size))
 
         async def start_tls() -> None:
             with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
@@ -2093,10 +2114,11 @@ async def test_closed_by_another_task_at_the_last_moment_before_the_handshake(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(start_tls)
+            nursery.start_soon(read_to_end, right)
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
             await trio.aclose_forcefully(connection)
-            await right.aclose()
+        await right.aclose()
         assert connection.close_reason in (CloseReason.CLOSED, CloseReason.CANCELLED)
 
 

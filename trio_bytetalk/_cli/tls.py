@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -94,12 +93,8 @@ def client_tls(
     except (OSError, ValueError) as error:
         raise click.UsageError(f"no certificate in {tls_ca}: {reason_of(error)}") from error
     if tls_name is not None:
-        # The ssl module refuses names at once, and OpenSSL when they are to be sent.
         try:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                context.wrap_bio(
-                    ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=tls_name
-                ).do_handshake()
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=tls_name)
         except (ValueError, ssl.SSLError) as error:
             raise click.UsageError(
                 f"--tls-name is the name or the address of a host, which {tls_name!r} cannot be"
